@@ -1,0 +1,106 @@
+"""Map-style data sets of pictures held in one array."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastheads.data.split import MINIMUM, SPLITS
+from fastheads.labels import LabelSpace, join_names
+from fastheads.targets import SparseTargets
+
+
+class ImageDataset(Dataset[tuple[Tensor, SparseTargets]]):
+    """Some rows of an array of pictures, with the labels of each.
+
+    Attributes:
+        images: ``[images, channels, size, size]``, uint8, usually memory-mapped.
+        rows: ``[pictures]``, int64, the rows of ``images`` that belong to this data set.
+        targets: the labels of each of the pictures.
+        label_space: what the labels are called.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        rows: np.ndarray,
+        targets: SparseTargets,
+        label_space: LabelSpace,
+    ) -> None:
+        self.images = images
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.targets = targets
+        self.label_space = label_space
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, SparseTargets]:
+        """A whole batch: uint8 ``[B, channels, size, size]`` and its targets."""
+        picked = torch.as_tensor(rows, dtype=torch.int64)
+        images = torch.from_numpy(self.images[self.rows[picked.numpy()]])
+        return images, self.targets.select(picked)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Three data sets over one label space, and what was left out.
+
+    Attributes:
+        label_space: names and hierarchy of the labels.
+        train: to learn from.
+        holdout: to find confusions on; its drawings occur nowhere else.
+        test: to be measured on; its drawings occur nowhere else.
+        skipped: files that could not be read: path and reason.
+        dropped: labels without enough drawings: name and how many there were.
+        faces: names of the faces, for glyphs.
+        face_of: ``[images]``, int64, the first face that draws each row of ``train.images``.
+    """
+
+    label_space: LabelSpace
+    train: ImageDataset
+    holdout: ImageDataset
+    test: ImageDataset
+    skipped: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    faces: tuple[str, ...] = ()
+    face_of: np.ndarray | None = None
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.label_space)
+
+    def summary(self) -> str:
+        """What there is, one line, and what was left out, by count and name, a line each."""
+        lines = [
+            f"{self.num_labels} labels; {len(self.train)} images to train, "
+            f"{len(self.holdout)} held out, {len(self.test)} to test"
+        ]
+        if self.skipped:
+            lines.append(
+                f"{len(self.skipped)} unreadable files skipped: {join_names([*self.skipped])}"
+            )
+        if self.dropped:
+            names = [f"{name} ({count})" for name, count in self.dropped.items()]
+            lines.append(
+                f"{len(self.dropped)} labels dropped for want of {sum(MINIMUM)} distinct drawings: "
+                + join_names(names)
+            )
+        return "\n".join(lines)
+
+
+def divide(
+    images: np.ndarray, targets: SparseTargets, split: np.ndarray, label_space: LabelSpace
+) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
+    """The data set of each split, in the order of ``SPLITS``; rows without labels are left out."""
+    labelled = targets.counts.numpy() > 0
+
+    def part(name: str) -> ImageDataset:
+        rows = np.flatnonzero(labelled & (split == SPLITS.index(name)))
+        return ImageDataset(images, rows, targets.select(torch.from_numpy(rows)), label_space)
+
+    return part("train"), part("holdout"), part("test")
