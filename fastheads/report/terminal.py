@@ -1,0 +1,52 @@
+"""The results in the terminal: the same rows as the report, then its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fastheads.report.rows import METRICS, count, mean_and_spread, ordered, ratio
+
+_FULL_WIDTH = 110  # characters; below, the spread goes under its mean
+
+
+def print_results(
+    metrics: Mapping[str, Any], report_path: Path, console: Console | None = None
+) -> None:
+    """Prints one line a row, then where the report lies.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        report_path: the report's path, printed last and alone on its line.
+        console: where to print; the terminal by default.
+    """
+    console = console or Console()
+    narrow = console.width < _FULL_WIDTH
+    caption = "percent, mean ± standard deviation over seeds"
+    table = Table(caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column("row", min_width=14)
+    names = [name.replace(" per ", "\n") for name in METRICS.values()]
+    for name in (*names, "multiply\nadds", "× base", "para-\nmeters"):
+        table.add_column(name, justify="right", no_wrap=True)
+    base = metrics["base"]
+    for row in ordered(metrics):
+        values = metrics[row.key]
+        accuracies = [mean_and_spread(values[name]) for name in METRICS]
+        if narrow:
+            accuracies = [text.replace("\u00a0±", "\n±") for text in accuracies]
+        table.add_row(
+            Text(row.short),
+            *accuracies,
+            count(values["macs"]),
+            ratio(values["macs"], base["macs"]),
+            count(values["parameters"]),
+        )
+    console.print(table)
+    console.print("report:")
+    console.print(str(report_path), soft_wrap=True, markup=False, highlight=False)

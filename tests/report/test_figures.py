@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+
+from fastheads.report import figures
+
+from .conftest import make_analysis, make_rows
+
+ANALYSIS, ARRAYS = make_analysis()
+CHARTS = {
+    "bars": lambda: figures.row_bars(make_rows(), "top1", alt="a <b>"),
+    "spectrum": lambda: figures.spectrum(ANALYSIS["eigenvalues"], 8, alt="a <b>"),
+    "similarity": lambda: figures.similarity_matrix(
+        ARRAYS["similarity"], ARRAYS["similarity_bounds"], alt="a <b>"
+    ),
+    "macs": lambda: figures.conditional(
+        ANALYSIS["conditional"], "top1", "macs", 12e6, (1.0, 0.39), alt="a <b>"
+    ),
+    "latency": lambda: figures.conditional(ANALYSIS["conditional"], "top5", "32", alt="a <b>"),
+    "contrast": lambda: figures.contrast(ANALYSIS["contrast"], "top1", None, alt="a <b>"),
+    "gain": lambda: figures.contrast(ANALYSIS["contrast"], "top1", "retrained", alt="a <b>"),
+    "curves": lambda: figures.training_curves(ANALYSIS["curves"], alt="a <b>"),
+}
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter()
+            if node.tag.endswith("text")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_every_chart_is_clean_svg_in_the_page_s_colours(name: str) -> None:
+    before = dict(matplotlib.rcParams)
+    svg = CHARTS[name]()
+    assert dict(matplotlib.rcParams) == before
+    root = ElementTree.fromstring(svg)
+    assert root.get("aria-label") == "a <b>" and root.get("viewBox") and not root.get("width")
+    assert "var(--" in svg or name == "similarity"
+    for sentinel in (figures.INK, figures.MUTED, figures.LINE, figures.SURFACE, figures.ACCENT):
+        assert sentinel not in svg
+    assert "<style" not in svg and "<metadata" not in svg and "DejaVu" not in svg
+    addresses = re.findall(r'href="([^"]{,20})', svg)
+    assert all(address.startswith(("#", "data:image/png;")) for address in addresses)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_charts_are_reproducible(name: str) -> None:
+    assert CHARTS[name]() == CHARTS[name]()
+
+
+def test_bars_show_every_row_s_name_and_value() -> None:
+    metrics = make_rows()
+    shown = texts(figures.row_bars(metrics, "map50_per_image", alt=""))
+    for row in metrics.values():
+        assert f"{100 * row['map50_per_image']['mean']:.2f}" in shown
+    assert "randomized co-detections" in shown and "mAP@50 per image, %" in shown
+
+
+def test_rows_keep_their_colour_in_every_figure() -> None:
+    for name in ("bars", "contrast", "curves"):
+        svg = CHARTS[name]()
+        for key in make_rows():
+            assert f"var(--row-{key})" in svg
+
+
+def test_spectrum_marks_the_gap() -> None:
+    svg = figures.spectrum([0.2, 1.0, 0.9, 0.3], 2, alt="")  # any order
+    assert "2 groups, gap 0.600" in texts(svg)
+    assert not any("gap" in text for text in texts(figures.spectrum([1.0], 1, alt="")))
+
+
+def test_similarity_squares_lie_on_the_groups() -> None:
+    svg = figures.similarity_matrix(np.eye(6, dtype=np.float32), [0, 2, 6], alt="")
+    squares = [node.attrib for node in ElementTree.fromstring(svg) if node.tag == "rect"]
+    assert [(s["x"], s["y"], s["width"]) for s in squares] == [
+        ("0.0", "0.0", "2.0"),
+        ("2.0", "2.0", "4.0"),
+    ]
+    assert texts(svg) == ["0", "1"]
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((3, 3)), np.full((2, 2), np.nan), np.ones((1, 1))])
+def test_similarity_of_degenerate_matrices(matrix: np.ndarray) -> None:
+    assert "data:image/png" in figures.similarity_matrix(matrix, None, alt="")
+
+
+def test_conditional_names_each_number_of_groups_once_a_line() -> None:
+    shown = texts(CHARTS["macs"]())
+    assert [shown.count(text) for text in ("2", "3", "all", "base")] == [2, 2, 2, 1]
+
+
+def test_curves_are_linear_when_a_loss_is_not_positive() -> None:
+    curves = [{"row": "base", "seed": 0, "step": [0, 1, 2], "loss": [1.0, 0.5, 0.0]}]
+    assert "training step" in texts(figures.training_curves(curves, alt=""))

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fastheads.report.terminal import print_results
+
+from .conftest import METRICS, make_rows
+
+
+def printed(width: int) -> str:
+    out = io.StringIO()
+    path = Path("runs") / ("a long name " * 12) / "report.html"
+    print_results(make_rows(), path, Console(file=out, width=width))
+    assert out.getvalue().splitlines()[-1] == str(path)  # whole, whatever the width
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 110, 200])
+def test_every_number_is_there_at_any_width(width: int) -> None:
+    text = printed(width)
+    rows = make_rows()
+    for row in rows.values():
+        for name in METRICS:
+            assert f"{100 * row[name]['mean']:.2f}" in text
+            assert f"±\u00a0{100 * row[name]['std']:.2f}" in text
+        assert f"{row['macs'] / rows['base']['macs']:.3f}×" in text
+    assert "…" not in text
+
+
+def test_one_line_a_row_where_there_is_room() -> None:
+    lines = [line for line in printed(120).splitlines() if "randomized co-detections" in line]
+    assert len(lines) == 1 and "641 k" in lines[0] and "1.031×" in lines[0]
