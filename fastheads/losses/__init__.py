@@ -1,0 +1,6 @@
+"""Losses over sparse targets."""
+
+from fastheads.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
+from fastheads.losses.softmax_cross_entropy import softmax_cross_entropy
+
+__all__ = ["sigmoid_cross_entropy", "softmax_cross_entropy"]
