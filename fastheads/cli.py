@@ -1,0 +1,193 @@
+"""The command line: one sub-command a system; typed settings, YAML plus flags."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+# The thorough run: five seeds with trunks of their own, the classifier trained from fresh weights
+# as in the paper, and every option of its section 6 that adds a row.
+FULL: dict[str, Any] = {
+    "seeds": [0, 1, 2, 3, 4],
+    "trunk_per_seed": True,
+    "heads.classifier": "fresh",
+    "heads_training.epochs": 8,
+    "heads_training.lr": 0.02,
+    "contrast": [8, 32, 64],
+    "contrast_seeds": 5,
+    "second_round": True,
+    "fine_tune_epochs": 2,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one sub-command; returns the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    try:
+        if args[:1] == ["bench"]:  # a benchmark has flags of its own
+            return _bench(args[1:])
+        parser = _parser(full="--full" in args)
+        options = parser.parse_args(args)
+        command = options.subcommand
+        return COMMANDS[command][2](parser.instantiate(options)[command])
+    except (ValueError, FloatingPointError, OSError) as error:
+        print(f"fastheads: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("fastheads: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser(full: bool) -> ArgumentParser:
+    import fastheads
+
+    parser = ArgumentParser(
+        prog="fastheads",
+        description="Train, augment and measure image classifiers over many labels.",
+        version=fastheads.__version__,
+    )
+    commands = parser.add_subcommands()
+    for name, (description, add, _) in COMMANDS.items():
+        sub = ArgumentParser(description=description)
+        add(sub)
+        if name == "augment" and full:
+            sub.set_defaults(FULL)
+        commands.add_subcommand(name, sub, help=description)
+    bench = ArgumentParser(description="Measure an operator or a system against its peers.")
+    commands.add_subcommand("bench", bench, help=bench.description)
+    return parser
+
+
+def _add_train(parser: ArgumentParser) -> None:
+    from fastheads.pipelines.train import TrainBaseConfig
+
+    parser.add_argument("--config", action="config", help="settings in YAML; flags override them")
+    parser.add_class_arguments(TrainBaseConfig)
+
+
+def _train(options: Namespace) -> int:
+    from fastheads.pipelines.train import TrainBaseConfig, train
+
+    result = train(TrainBaseConfig(**_fields(options)))
+    for name, value in result.metrics.items():
+        print(f"{name:16} {value:,.4f}" if isinstance(value, float) else f"{name:16} {value:,}")
+    print(f"network: {options.output_dir}")
+    return 0
+
+
+def _add_augment(parser: ArgumentParser) -> None:
+    from fastheads.pipelines.augment import AugmentConfig
+
+    parser.add_argument("--config", action="config", help="settings in YAML; flags override them")
+    parser.add_argument(
+        "--full", action="store_true", help="the thorough run: more seeds, every option"
+    )
+    parser.add_class_arguments(AugmentConfig)
+
+
+def _augment(options: Namespace) -> int:
+    from fastheads.pipelines.augment import AugmentConfig, augment_run
+
+    augment_run(AugmentConfig(**_fields(options)))
+    return 0
+
+
+def _add_predict(parser: ArgumentParser) -> None:
+    parser.add_argument("images", type=list[Path], nargs="+", help="image files")
+    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--top", type=int, default=5, help="labels an image")
+    ink = "gray pictures: light on dark, dark on light, or by the border"
+    parser.add_argument("--ink", default="auto", choices=["auto", "light", "dark"], help=ink)
+
+
+def _predict(options: Namespace) -> int:
+    from fastheads.pipelines.predict import predict
+
+    found = predict(options.images, options.run, options.top, options.ink)
+    for path, labels in found.items():
+        print(path)
+        for name, score in labels:
+            print(f"  {score:8.4f}  {name}")
+    return 0
+
+
+def _add_data(parser: ArgumentParser) -> None:
+    from fastheads.data import DataConfig
+
+    parser.add_argument("--config", action="config", help="settings in YAML; flags override them")
+    parser.add_class_arguments(DataConfig)
+    parser.add_argument("--sheet", type=Path | None, default=None, help="draw a contact sheet here")
+    parser.add_argument("--count", type=int, default=200, help="pictures on the sheet")
+
+
+def _data(options: Namespace) -> int:
+    from fastheads.data import DataConfig, load_data, write_sheet
+
+    fields = _fields(options)
+    sheet, count = fields.pop("sheet"), fields.pop("count")
+    data = load_data(DataConfig(**fields))
+    print(data.summary())
+    for level in data.label_space.levels:
+        grouping = data.label_space.grouping(level)
+        largest = sorted(zip(-grouping.sizes, grouping.names, strict=True))[:12]
+        print(f"{level}: {grouping.num_groups} groups; "
+              + ", ".join(f"{name} {-size}" for size, name in largest))  # fmt: skip
+    if sheet is not None:
+        write_sheet(data.train, sheet, count, seed=fields["seed"])
+        print(f"contact sheet: {sheet}")
+    return 0
+
+
+def _add_report(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+
+
+def _report(options: Namespace) -> int:
+    from fastheads.report import write_report
+
+    print(f"report: {write_report(options.run)}")
+    return 0
+
+
+def _bench(args: list[str]) -> int:
+    import fastheads_bench
+
+    folder = Path(fastheads_bench.__path__[0])
+    names = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: fastheads bench NAME [options]\n\nNAME: " + ", ".join(names))
+        return 0
+    if args[0] not in names:
+        raise ValueError(f"bench must be one of {', '.join(names)}, got {args[0]!r}")
+    importlib.import_module(f"fastheads_bench.bench_{args[0]}").main(args[1:])
+    return 0
+
+
+def _fields(options: Namespace) -> dict[str, Any]:
+    """The fields of a configuration among a sub-command's options."""
+    others = ("config", "full", "__default_config__")
+    return {name: value for name, value in vars(options).items() if name not in others}
+
+
+COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Namespace], int]]] = {
+    "train": ("Train a base network.", _add_train, _train),
+    "augment": (
+        "Train a base network, grow specialist heads for the labels that it confuses, "
+        "compare with controls, and write a report.",
+        _add_augment,
+        _augment,
+    ),
+    "predict": ("Print the best labels of images.", _add_predict, _predict),
+    "data": ("Load or draw a data set; say what is in it.", _add_data, _data),
+    "report": ("Write the report of a finished run anew.", _add_report, _report),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""Modules to use in a network."""
+
+from fastheads.nn.augmented_classifier import AugmentedClassifier, ConditionalClassifier
+from fastheads.nn.group_heads import GroupHeads, head_widths, relu_stack
+
+__all__ = [
+    "AugmentedClassifier",
+    "ConditionalClassifier",
+    "GroupHeads",
+    "head_widths",
+    "relu_stack",
+]

@@ -1,0 +1,95 @@
+"""A network in a run folder: how it is built, its labels, its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fastheads.data import Augmentation, Normalize
+from fastheads.labels import Grouping, LabelSpace
+from fastheads.models import AugmentedNetwork, BaseConfig, BaseNetwork, Tap
+from fastheads.nn import AugmentedClassifier, GroupHeads
+from fastheads.training import load_weights, save_weights
+from fastheads.training.checkpoint import write_whole
+
+FEATURE_LAYER, CLASSIFIER = "trunk", "classifier"
+
+
+def save_network(
+    folder: Path,
+    network: nn.Module,
+    label_space: LabelSpace,
+    image_shape: tuple[int, ...],
+    base: BaseConfig,
+    augmentation: Augmentation,
+) -> None:
+    """Writes ``network.json``, ``labels.json`` and ``model.safetensors``.
+
+    Args:
+        folder: the run folder.
+        network: a :class:`BaseNetwork`, or an :class:`AugmentedNetwork` on one.
+        label_space: of the logits.
+        image_shape: ``(channels, height, width)`` that the network takes.
+        base: shape of the base network.
+        augmentation: whose normalisation the network was trained with.
+    """
+    heads = network.top.heads if isinstance(network, AugmentedNetwork) else []
+    description = {
+        "augmented": isinstance(network, AugmentedNetwork),
+        "image_shape": list(image_shape),
+        "base": asdict(base),
+        "normalize": asdict(augmentation.normalize),
+        "rounds": [
+            {
+                "group_of": each.grouping.group_of.tolist(),
+                "names": each.grouping.names,
+                "widths": each.widths,
+                "conv_channels": each.conv_channels,
+            }
+            for each in heads
+        ],
+    }
+    save_weights(network, folder / "model.safetensors")
+    write_whole(folder / "labels.json", label_space.save)
+    write_whole(
+        folder / "network.json", lambda partial: partial.write_text(json.dumps(description))
+    )
+
+
+def load_network(folder: Path) -> tuple[nn.Module, LabelSpace, tuple[int, ...], Normalize]:
+    """Reads what :func:`save_network` wrote.
+
+    Returns:
+        The network in eval mode, its labels, the image shape and the normalisation.
+
+    Raises:
+        ValueError: if the folder holds no finished network.
+    """
+    for name in ("network.json", "labels.json", "model.safetensors"):
+        if not (folder / name).exists():
+            raise ValueError(f"run must be a folder of a finished run, got {folder} without {name}")
+    stored: dict[str, Any] = json.loads((folder / "network.json").read_text())
+    label_space = LabelSpace.load(folder / "labels.json")
+    image_shape = tuple(stored["image_shape"])
+    base = BaseConfig(*(tuple(stored["base"][key]) for key in ("channels", "hidden")))
+    network: nn.Module = BaseNetwork(image_shape, len(label_space), base)
+    if stored["augmented"]:
+        assert isinstance(network, BaseNetwork)
+        rounds = [
+            GroupHeads(
+                network.feature_shape,
+                Grouping(each["group_of"], tuple(each["names"])),
+                each["widths"],
+                each["conv_channels"],
+            )
+            for each in stored["rounds"]
+        ]
+        tap = Tap(network, FEATURE_LAYER, CLASSIFIER)
+        network = AugmentedNetwork(tap, AugmentedClassifier(network.classifier, rounds))
+    load_weights(network, folder / "model.safetensors")
+    normalize = Normalize(*(tuple(stored["normalize"][key]) for key in ("mean", "std")))
+    return network.eval(), label_space, image_shape, normalize

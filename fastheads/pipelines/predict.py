@@ -1,0 +1,56 @@
+"""The best labels of image files, by the network of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastheads.data.files import decode
+from fastheads.ops import topk_indices
+from fastheads.pipelines.network_file import load_network
+
+Ink = Literal["auto", "light", "dark"]
+_INVERT: dict[Ink, bool | None] = {"auto": None, "light": False, "dark": True}
+
+
+def predict(
+    images: Sequence[Path], run: Path, top: int = 5, ink: Ink = "auto"
+) -> dict[Path, list[tuple[str, float]]]:
+    """The best labels of each image, best first, with their probabilities.
+
+    Args:
+        images: image files.
+        run: folder of a finished run.
+        top: labels an image.
+        ink: of gray networks: ``light`` on dark as the glyphs are, ``dark`` on light, or decided
+            for each image by its border.
+
+    Raises:
+        ValueError: if the run is not finished or an image cannot be read.
+    """
+    network, label_space, image_shape, normalize = load_network(run)
+    if not 1 <= top <= len(label_space):
+        raise ValueError(f"top must be 1 to {len(label_space)}, got {top}")
+    batch = torch.stack([read_image(Path(path), image_shape, ink) for path in images])
+    with torch.no_grad():
+        scores = network(normalize(batch)).sigmoid()
+    best = topk_indices(scores, top)
+    return {
+        Path(path): [(label_space.names[label], float(row[label])) for label in labels]
+        for path, row, labels in zip(images, scores, best.tolist(), strict=True)
+    }
+
+
+def read_image(path: Path, image_shape: tuple[int, ...], ink: Ink) -> Tensor:
+    """One picture as the network takes it: uint8 ``[channels, size, size]``."""
+    channels, size, _ = image_shape
+    try:
+        # The border of the padding is black: what was around the ink is decided before padding.
+        image = decode(path, size, channels, invert=_INVERT[ink] if channels == 1 else False)
+    except Exception as error:  # Pillow raises whatever damage leads to
+        raise ValueError(f"image must be a readable picture, got {path}: {error}") from None
+    return torch.from_numpy(image)
