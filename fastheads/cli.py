@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 # The thorough run: five seeds with trunks of their own, the classifier trained from fresh weights
 # as in the paper, and every option of its section 6 that adds a row.
@@ -18,7 +18,7 @@ FULL: dict[str, Any] = {
     "trunk_per_seed": True,
     "heads.classifier": "fresh",
     "heads_training.epochs": 8,
-    "heads_training.lr": 0.02,
+    "heads_training.lr": 0.01,
     "contrast": [8, 32, 64],
     "contrast_seeds": 5,
     "second_round": True,
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser(full: bool) -> ArgumentParser:
     import fastheads
 
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="fastheads",
         description="Train, augment and measure image classifiers over many labels.",
@@ -100,7 +101,7 @@ def _augment(options: Namespace) -> int:
 
 
 def _add_predict(parser: ArgumentParser) -> None:
-    parser.add_argument("images", type=list[Path], nargs="+", help="image files")
+    parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--top", type=int, default=5, help="labels an image")
     ink = "gray pictures: light on dark, dark on light, or by the border"

@@ -42,6 +42,11 @@ class Tap(nn.Module):
                 "classifier must be the name of an nn.Linear, got "
                 f"{type(model.get_submodule(classifier)).__name__} {classifier!r}"
             )
+        if f"{classifier}.".startswith(f"{feature_layer}."):
+            raise ValueError(
+                f"feature_layer must come before the classifier {classifier!r}, "
+                f"got {feature_layer!r}"
+            )
         self.model = copy.deepcopy(model)
         self.feature_layer, self.classifier, self.grid = feature_layer, classifier, grid
         _replace(self.model, classifier, _Recorder(nn.Identity()))
@@ -91,8 +96,10 @@ class _Recorder(nn.Module):
         self.output: Tensor | None = None
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        self.output = self.layer(*inputs)
-        return self.output
+        output = self.layer(*inputs)
+        # A copy, because the next layer may overwrite it, as activations in place do.
+        self.output = output.clone() if isinstance(output, Tensor) else output
+        return output
 
     def take(self) -> Tensor:
         output, self.output = self.output, None

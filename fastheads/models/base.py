@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastheads.nn import relu_stack
+from fastheads.nn import Standardize, relu_stack
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class BaseNetwork(nn.Module):
         self.trunk = small_trunk(channels, config.channels)
         self.feature_shape = (config.channels[-1], height // shrink, width // shrink)
         features = math.prod(self.feature_shape)
-        self.stack = nn.Sequential(nn.Flatten(), *relu_stack(features, config.hidden))
+        self.stack = nn.Sequential(
+            Standardize(config.channels[-1]), nn.Flatten(), *relu_stack(features, config.hidden)
+        )
         self.classifier = logistic_units(config.hidden[-1], num_labels)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastheads.labels import Grouping
+from fastheads.nn.standardize import Standardize
 
 
 class GroupHeads(nn.Module):
     """One specialist head a group: a stack of ReLU layers, then weights to the group's labels.
 
     ``out[:, labels of g] = output_g(stack_g(features))``; labels in no group get 0. All heads read
-    the same features, so their first layers are one matrix product. The output weights start at
-    zero, so that a network to which heads are added first computes what it did, and have no bias:
-    the classifier that they add to has one.
+    the same features, standardised, so their first layers are one matrix product. All weights start
+    at random (output weights of zero ended 3 to 4 points of mAP@50 lower on glyphs), and outputs
+    have no bias: the classifier that they add to has one.
 
     Warde-Farley, Rabinovich, Anguelov, "Self-informed neural network structure learning", 2015,
     section 2; on a convolutional map (section 6) each head begins with a 3x3 convolution.
@@ -46,6 +47,8 @@ class GroupHeads(nn.Module):
         conv_channels: int = 0,
     ) -> None:
         super().__init__()
+        if not grouping.num_groups:
+            raise ValueError("grouping must have at least one group, got 0")
         if len(widths) != grouping.num_groups or not all(widths):
             raise ValueError(
                 f"widths must hold at least one width for each of {grouping.num_groups} groups, "
@@ -57,9 +60,12 @@ class GroupHeads(nn.Module):
                 f"got {tuple(feature_shape)}"
             )
         self.grouping = grouping
+        # A plain number, because torch.compile does not read the arrays of a grouping.
+        self.num_ungrouped = grouping.num_labels - int(grouping.offsets[-1])
         self.feature_shape = tuple(feature_shape)
         self.widths = [list(w) for w in widths]
         self.conv_channels = conv_channels
+        self.standardize = Standardize(self.feature_shape[0])
         # What the shared first layer gives each head: channels of its convolution, or units.
         self.shares = [conv_channels or w[0] for w in widths]
         if conv_channels:
@@ -76,8 +82,6 @@ class GroupHeads(nn.Module):
             nn.Linear(w[-1], int(size), bias=False)
             for w, size in zip(self.widths, grouping.sizes, strict=True)
         )
-        for output in self.outputs:
-            nn.init.zeros_(output.weight)
         permutation = torch.from_numpy(grouping.permutation)
         self.register_buffer("permutation", permutation, persistent=False)
         self.register_buffer("position", permutation.argsort(), persistent=False)
@@ -88,6 +92,7 @@ class GroupHeads(nn.Module):
         part = slice(start, start + self.shares[group])
         assert self.first.bias is not None
         weight, bias = self.first.weight[part], self.first.bias[part]
+        features = self.standardize(features)
         if self.conv_channels:
             first = F.conv2d(features, weight, bias, padding=1)
         else:
@@ -96,12 +101,12 @@ class GroupHeads(nn.Module):
 
     def grouped(self, features: Tensor) -> Tensor:
         """Logits ``[N, labels]`` of all heads with the labels in group order."""
-        x = features if self.conv_channels else features.flatten(1)
+        x = self.standardize(features)
+        x = x if self.conv_channels else x.flatten(1)
         shares = F.relu(self.first(x)).split(self.shares, 1)
         parts = [self._rest(g, share) for g, share in enumerate(shares)]
-        ungrouped = self.grouping.num_labels - int(self.grouping.offsets[-1])
-        if ungrouped:
-            parts.append(parts[0].new_zeros(len(x), ungrouped))
+        if self.num_ungrouped:
+            parts.append(parts[0].new_zeros(len(x), self.num_ungrouped))
         return torch.cat(parts, 1)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -90,19 +90,25 @@ def analyse(
 
 @torch.no_grad()
 def measure_latency(
-    run: Callable[[Tensor], Any], inputs: Tensor, sizes: Sequence[int] = (1, 32)
+    run: Callable[[Tensor], Any],
+    inputs: Tensor,
+    sizes: Sequence[int] = (1, 32),
+    seconds: float = 1.0,
 ) -> dict[str, float]:
-    """Median milliseconds of one call, for some batch sizes."""
+    """Median milliseconds of one call, for some batch sizes.
+
+    Of 35 calls, or where these take longer than ``seconds``, of as many as fit, 6 at least; the
+    first sixth only warms up.
+    """
     out = {}
     for size in sizes:
         batch = inputs[:size]
-        times = []
-        for repeat in range(35):
+        times: list[float] = []
+        while len(times) < 6 or (len(times) < 35 and sum(times) < seconds):
             start = time.perf_counter()
             run(batch)
-            if repeat >= 5:
-                times.append(time.perf_counter() - start)
-        out[str(size)] = 1000 * statistics.median(times)
+            times.append(time.perf_counter() - start)
+        out[str(size)] = 1000 * statistics.median(times[len(times) // 6 :])
     return out
 
 

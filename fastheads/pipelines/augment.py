@@ -5,6 +5,7 @@ Warde-Farley, Rabinovich, Anguelov, "Self-informed neural network structure lear
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 from collections.abc import Sequence
@@ -102,8 +103,8 @@ def augment_run(config: AugmentConfig) -> AugmentResult:
     folder = config.output_dir
     data = load_data(config.data)
     print(data.summary())
-    write_config(folder, config)
     stages = Stages(folder, fingerprint(config))
+    write_config(folder, config)
 
     trained: dict[int, tuple[BaseNetwork, SeedRows]] = {}
     contrast: dict[int, list[SeedRows]] = {width: [] for width in config.contrast}
@@ -232,7 +233,8 @@ def _fine_tune(
     network: BaseNetwork, rows: SeedRows, data: Data, config: AugmentConfig, seed: int
 ) -> dict[str, float]:
     """Trains the whole augmented network on pictures (paper 000, section 2), and measures it."""
-    tuned = AugmentedNetwork(Tap(network, FEATURE_LAYER, CLASSIFIER), rows.tops["confusions"])
+    top = copy.deepcopy(rows.tops["confusions"])
+    tuned = AugmentedNetwork(Tap(network, FEATURE_LAYER, CLASSIFIER), top)
     tuned.requires_grad_(True)
     fit(
         tuned,

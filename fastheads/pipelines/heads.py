@@ -41,7 +41,7 @@ class HeadsConfig:
         conv_channels: channels of a 3x3 convolution on the feature map with which each head
             begins; 0 for none.
         classifier: train the classifier from fresh weights, as the paper does, or from those of
-            the base, which needs far fewer steps.
+            the base, which needs far fewer steps and makes the retrained control a strong one.
         loss: sigmoid cross-entropy for one logistic unit a label, as the paper does, or softmax
             cross-entropy for a network that was trained so.
         regularization: added similarity of all labels with each other, as a share of the mean
@@ -146,6 +146,7 @@ def grow_heads(
     if grouping is not None:
         widths = head_widths(config.widths, grouping.num_groups, shares)
         heads = [GroupHeads(frozen.feature_shape, grouping, widths, config.conv_channels)]
+        heads[0].standardize.measure(frozen.features[0])
     top = AugmentedClassifier(classifier, [*earlier, *heads])
     module = OnFrozen(top, frozen.feature_shape)
     result = fit(

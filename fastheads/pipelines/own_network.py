@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fastheads.data import Augmentation, Data
 from fastheads.metrics import count_macs, count_parameters
@@ -66,7 +69,7 @@ def augment(
     training = training or TrainConfig(epochs=2, lr=5e-3, weight_decay=1e-4)
     augmentation = augmentation or Augmentation()
     tap = Tap(model, feature_layer, classifier, grid).eval().requires_grad_(False)
-    last = model.get_submodule(classifier)
+    last = copy.deepcopy(model.get_submodule(classifier)).cpu()
     assert isinstance(last, nn.Linear)  # Tap has checked it
     if last.out_features != data.num_labels:
         raise ValueError(
@@ -75,6 +78,12 @@ def augment(
         )
     settings = {
         "model": type(model).__name__,
+        "weights": _digest(model.state_dict().values()),
+        "data": _digest(
+            tensor
+            for part in (data.train, data.holdout, data.test)
+            for tensor in (part.targets.indices, part.targets.offsets)
+        ),
         "feature_layer": feature_layer,
         "classifier": classifier,
         "heads": asdict(heads),
@@ -114,3 +123,11 @@ def augment(
         durations=stages.durations,
     )
     return AugmentResult(network, metrics, report)
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    """Tells apart two networks, or two data sets, that are described alike."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:16]

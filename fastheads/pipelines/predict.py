@@ -53,4 +53,4 @@ def read_image(path: Path, image_shape: tuple[int, ...], ink: Ink) -> Tensor:
         image = decode(path, size, channels, invert=_INVERT[ink] if channels == 1 else False)
     except Exception as error:  # Pillow raises whatever damage leads to
         raise ValueError(f"image must be a readable picture, got {path}: {error}") from None
-    return torch.from_numpy(image)
+    return torch.from_numpy(image.copy())  # Pillow gives it for reading only

@@ -14,7 +14,7 @@ from fastheads.data import Augmentation, Data, DataConfig, load_data
 from fastheads.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from fastheads.metrics import count_macs, count_parameters, evaluate
 from fastheads.models import BaseConfig, BaseNetwork
-from fastheads.nn import AugmentedClassifier, relu_stack
+from fastheads.nn import AugmentedClassifier, Standardize, relu_stack
 from fastheads.pipelines.frozen import Frozen, FrozenRows, OnFrozen, channels_last, extract
 from fastheads.pipelines.network_file import save_network
 from fastheads.pipelines.run_folder import write_config, write_json
@@ -80,8 +80,8 @@ def train(config: TrainBaseConfig) -> TrainBaseResult:
     data = load_data(config.data)
     print(data.summary())
     folder = config.output_dir
-    write_config(folder, config)
     stages = Stages(folder, fingerprint(config))
+    write_config(folder, config)
     network = train_trunk(data, config, folder, stages, config.seed)
     frozen = freeze_trunk(network, data, config, stages, config.seed)
     train_top(network, frozen, config.top, folder, config.seed)
@@ -175,6 +175,9 @@ def train_top(
     name: str = "base",
 ) -> float:
     """Trains the layers above the trunk on its frozen features; returns the seconds it took."""
+    standardize = network.stack[0]
+    assert isinstance(standardize, Standardize)
+    standardize.measure(frozen["train"].features[0])
     on_features = OnFrozen(
         AugmentedClassifier(network.classifier), frozen["train"].feature_shape, network.stack
     )
