@@ -70,12 +70,11 @@ def test_every_setting_is_explained(capsys):
     with pytest.raises(SystemExit):
         main(["augment", "--help"])
     out = capsys.readouterr().out
-    flags = re.findall(r"^  (--[\w.]+)[^\n]*\n?((?:(?!  --)[^\n]*\n)*)", out, re.M)
-    assert len(flags) > 80
+    assert len(re.findall(r"^  --", out, re.M)) > 80
     bare = [
         name
         for name, text in re.findall(r"^  (--[\w.]+)(.*?)(?=^  --|\Z)", out, re.M | re.S)
-        if not re.search(r"\s{2,}(?!\(type)[a-zA-Z]\w+", text)
+        if not re.search(r"\s{2,}[a-zA-Z]", text)
     ]
     assert bare == []
 
@@ -147,7 +146,7 @@ def test_data_and_contact_sheet(capsys, tmp_path):
     with Image.open(sheet) as image:
         image.load()
         assert image.format == "PNG" and min(image.size) > 100
-        assert len(set(image.convert("L").getdata())) > 50
+        assert len(image.convert("L").getcolors()) > 50
     assert list(tmp_path.glob("sheet*")) == [sheet]
 
 
