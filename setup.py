@@ -1,6 +1,7 @@
 """Builds the native half with CMake and Ninja; all metadata is in pyproject.toml."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,15 +23,20 @@ class CMakeBuild(build_ext):
             "FASTHEADS_CUDA": os.environ.get("FASTHEADS_CUDA", "ON"),
         }
         flags = [f"-D{name}={value}" for name, value in settings.items()]
+        # The cmake and ninja of this environment come before the system's, which may be too old.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        environment = {**os.environ, "PATH": path}
+        cmake = shutil.which("cmake", path=path) or "cmake"
         # Fresh: an isolated build has paths of its own, which a kept cache would not follow.
-        configure = ["cmake", "--fresh", "-S", ".", "-B", str(build), "-G", "Ninja", *flags]
-        subprocess.run(configure, check=True)
+        configure = [cmake, "--fresh", "-S", ".", "-B", str(build), "-G", "Ninja", *flags]
+        subprocess.run(configure, check=True, env=environment)
         # Two jobs: a CUDA file takes gigabytes to compile.
-        subprocess.run(["cmake", "--build", str(build), "--parallel", "2"], check=True)
+        command = [cmake, "--build", str(build), "--parallel", "2"]
+        subprocess.run(command, check=True, env=environment)
         # An editable install copies `_C` alone beside the sources, so the libraries go there too.
         prefixes = {target, Path("fastheads").resolve()} if self.editable_mode else {target}
         for prefix in prefixes:
-            subprocess.run(["cmake", "--install", str(build), "--prefix", str(prefix)], check=True)
+            subprocess.run([cmake, "--install", str(build), "--prefix", str(prefix)], check=True)
 
 
 def _pybind11_dir() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 # The thorough run: five seeds with trunks of their own, the classifier trained from fresh weights
 # as in the paper, and every option of its section 6 that adds a row.
@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse_args(args)
         command = options.subcommand
         return COMMANDS[command][2](parser.instantiate(options)[command])
+    except ArgumentError as error:
+        print("fastheads:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"fastheads: {error}", file=sys.stderr)
         return 1
@@ -53,10 +56,11 @@ def _parser(full: bool) -> ArgumentParser:
         prog="fastheads",
         description="Train, augment and measure image classifiers over many labels.",
         version=fastheads.__version__,
+        exit_on_error=False,  # or every mistake prints a hundred flags
     )
     commands = parser.add_subcommands()
     for name, (description, add, _) in COMMANDS.items():
-        sub = ArgumentParser(description=description)
+        sub = ArgumentParser(description=description, exit_on_error=False)
         add(sub)
         if name == "augment" and full:
             sub.set_defaults(FULL)

@@ -129,5 +129,5 @@ def _digest(tensors: Iterable[Tensor]) -> str:
     """Tells apart two networks, or two data sets, that are described alike."""
     found = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()[:16]

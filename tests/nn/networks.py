@@ -9,13 +9,20 @@ from fastheads.nn import GroupHeads
 
 
 def random_heads(feature_shape, group_of, widths, conv_channels=0, seed=0):
-    """Float64 heads whose output weights are no longer zero."""
+    """Float64 heads whose every number is random, the statistics of the features too."""
     torch.manual_seed(seed)
     heads = GroupHeads(feature_shape, Grouping(np.array(group_of)), widths, conv_channels).double()
     for output in heads.outputs:
         torch.nn.init.normal_(output.weight)
     torch.nn.init.normal_(heads.standardize.mean)
     torch.nn.init.uniform_(heads.standardize.std, 0.5, 2)
+    return heads
+
+
+def silent(heads):
+    """The same heads with output weights of zero."""
+    for output in heads.outputs:
+        torch.nn.init.zeros_(output.weight)
     return heads
 
 

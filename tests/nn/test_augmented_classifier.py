@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import masked_dense, random_heads
+from networks import masked_dense, random_heads, silent
 from torch import nn
 
 from fastheads.labels import Grouping
@@ -68,9 +68,9 @@ def test_group_order_has_the_same_gradients():
         torch.testing.assert_close(got, expected)
 
 
-def test_new_heads_change_nothing():
+def test_heads_that_say_nothing_change_nothing():
     classifier = nn.Linear(5, len(GROUP_OF))
-    heads = GroupHeads((6,), Grouping(np.array(GROUP_OF)), WIDTHS)
+    heads = silent(GroupHeads((6,), Grouping(np.array(GROUP_OF)), WIDTHS))
     features, hidden = torch.randn(4, 6), torch.randn(4, 5)
     augmented = AugmentedClassifier(classifier, [heads])
     assert torch.equal(augmented(features, hidden), classifier(hidden))
