@@ -7,7 +7,6 @@ is the column ``bytes``, 1 minus the adjusted Rand index against the planted gro
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import json
 import os
@@ -16,16 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import sparse
 
-COLUMNS = (
-    "op pass shape dtype device threads provider median_us q25_us q75_us bytes macs max_error "
-    "ratio_to_best_peer torch version date"
-).split()
+import fastheads
+
+from .harness import append, device_name
+
 GROUPS = 20
 PEERS = ("scikit-learn arpack", "scikit-learn lobpcg")
 
@@ -101,6 +100,7 @@ def contestant(provider: str, folder: Path, repeats: int) -> None:
 def measure(labels: int, per_row: int, peers: tuple[str, ...], repeats: int, threads: int) -> list:
     """One row of the table a contestant."""
     rows: list[dict] = []
+    device = device_name(torch.device("cpu"))
     threading = {f"{k}_NUM_THREADS": str(threads) for k in ("OMP", "OPENBLAS", "MKL")}
     with tempfile.TemporaryDirectory() as folder:
         A, truth = planted_counts(labels, per_row)
@@ -110,7 +110,8 @@ def measure(labels: int, per_row: int, peers: tuple[str, ...], repeats: int, thr
         del A, truth
         for provider in (*peers, "fastheads"):
             times = 1 if provider in PEERS and labels > 5_000 else repeats
-            command = [sys.executable, __file__, "--contestant", provider, folder, str(times)]
+            arguments = ["--contestant", provider, folder, str(times)]
+            command = [sys.executable, "-m", __spec__.name, *arguments]
             output = subprocess.run(
                 command, env=os.environ | threading, stdout=subprocess.PIPE, check=True, text=True
             ).stdout
@@ -120,9 +121,11 @@ def measure(labels: int, per_row: int, peers: tuple[str, ...], repeats: int, thr
                   f"ARI {agreement:.4f}", flush=True)  # fmt: skip
             rows.append(
                 {"op": "clustering", "pass": "fit", "shape": shape, "dtype": "int64",
-                 "device": "cpu", "threads": threads, "provider": provider,
+                 "device": device, "threads": threads, "provider": provider,
                  "median_us": round(median), "q25_us": round(q25), "q75_us": round(q75),
-                 "bytes": peak, "max_error": round(1 - agreement, 6)}
+                 "bytes": peak, "macs": "", "max_error": round(1 - agreement, 6),
+                 "torch": torch.__version__, "version": fastheads.__version__,
+                 "date": datetime.date.today().isoformat()}
             )  # fmt: skip
     best = min((row["median_us"] for row in rows if row["provider"] in PEERS), default=None)
     for row in rows:
@@ -130,30 +133,13 @@ def measure(labels: int, per_row: int, peers: tuple[str, ...], repeats: int, thr
     return rows
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    stamp = {"torch": version("torch"), "date": datetime.date.today().isoformat()}
-    try:
-        stamp["version"] = version("fastheads")
-    except PackageNotFoundError:
-        stamp["version"] = ""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(row | stamp for row in rows)
-    partial.replace(path)
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Measures, prints one line a contestant and writes the CSV file."""
+    """Measures, prints one line a contestant and appends to a CSV file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="2,000 labels only, in seconds")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "clustering_cpu.csv"
-    )
+    parser.add_argument("--out", type=Path, help="CSV to append to")
     parser.add_argument("--contestant", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.contestant:
@@ -161,11 +147,10 @@ def main(argv: list[str] | None = None) -> None:
         contestant(provider, Path(folder), int(repeats))
         return
     cases = [(5_000, 100, PEERS), (20_000, 275, PEERS), (100_000, 275, ())]
-    rows = []
     for labels, per_row, peers in [(2_000, 50, PEERS)] if args.quick else cases:
-        rows += measure(labels, per_row, peers, args.repeats, args.threads)
-    write_csv(args.out, rows)
-    print(args.out)
+        rows = measure(labels, per_row, peers, args.repeats, args.threads)
+        if args.out is not None:
+            append(args.out, rows)
 
 
 if __name__ == "__main__":

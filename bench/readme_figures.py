@@ -1,0 +1,104 @@
+"""Writes the measured numbers of README.md from `results/`; `--check` says whether they agree.
+
+`results/demo_metrics.json` is the `metrics.json` of a run of `make demo`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+ROWS = {
+    "base": "base network",
+    "retrained": "its classifier trained equally long again",
+    "confusions": "heads, groups by confusions",
+    "randomized_confusions": "heads, random groups of the same sizes",
+    "co_detections": "heads, groups by co-detections",
+    "randomized_co_detections": "heads, random groups of the same sizes",
+}
+METRICS = {"map50_per_label": "mAP@50 per label", "map50_per_image": "mAP@50 per image",
+           "top1": "top-1", "top5": "top-5"}  # fmt: skip
+
+
+def results_table(metrics: dict) -> str:
+    lines = [
+        f"| | {' | '.join(METRICS.values())} | multiply-adds | × base |",
+        "|---" * (len(METRICS) + 3) + "|",
+    ]
+    for row, name in ROWS.items():
+        values = metrics[row]
+        cells = [f"{100 * values[m]['mean']:.1f} ± {100 * values[m]['std']:.1f}" for m in METRICS]
+        ratio = values["macs"] / metrics["base"]["macs"]
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {values['macs'] / 1e6:.2f} M | {ratio:.3f} |"
+        )
+    seeds = len(metrics["base"]["top1"]["seeds"])
+    return "\n".join(lines) + f"\n\nPercent, mean ± standard deviation over {seeds} seeds.\n"
+
+
+def bench_table(name: str) -> str:
+    """Our rows of one CSV, with the best peer of the same run."""
+    with (RESULTS / f"{name}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    cases: dict[tuple, list[dict]] = {}
+    for row in rows:
+        cases.setdefault((row["op"], row["pass"], row["shape"], row["dtype"]), []).append(row)
+    lines = ["| operation | shape | ours | best peer | ratio |", "|---|---|---|---|---|"]
+    for (op, pass_, shape, dtype), contestants in cases.items():
+        ours = [row for row in contestants if row["provider"] == "fastheads"]
+        peers = [row for row in contestants if row["provider"] != "fastheads"]
+        if not ours:
+            continue
+        best = min(peers, key=lambda row: float(row["median_us"]), default=None)
+        against = f"{best['provider']} {duration(best['median_us'])}" if best else ""
+        ratio = f"{float(ours[0]['ratio_to_best_peer']):.1f}" if best else ""
+        operation = op if pass_ == "forward" else f"{op}, {pass_}"
+        took = duration(ours[0]["median_us"])
+        lines.append(f"| {operation} | {shape} {dtype} | {took} | {against} | {ratio} |")
+    last = rows[-1]
+    where = f"{last['device'].removeprefix('cpu: ')}, {last['threads']} threads"
+    return "\n".join(lines) + f"\n\n{where}, PyTorch {last['torch']}, {last['date']}.\n"
+
+
+def duration(microseconds: str) -> str:
+    value = float(microseconds)
+    for unit, size in (("s", 1e6), ("ms", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} µs"
+
+
+def block() -> str:
+    metrics = json.loads((RESULTS / "demo_metrics.json").read_text())
+    parts = [
+        "`make demo`, on glyphs (mAP, top-1 and top-5 on drawings that were never trained on):",
+        results_table(metrics),
+        "`fastheads bench`, peers in the same run (ratio above 1: faster than the best of them):",
+        *(bench_table(name) for name in ("topk_confusion", "clustering", "augment")),
+    ]
+    return "\n".join(f"{part.rstrip()}\n" for part in parts)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--check", action="store_true", help="change nothing, exit 1 if different")
+    check = options.parse_args(argv).check
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    wanted = before + BEGIN + block() + END + after
+    if check:
+        return int(wanted != text)
+    readme.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
