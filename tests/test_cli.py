@@ -15,8 +15,8 @@ TINY = """
 data: {limit_labels: 60}
 base: {channels: [8, 16], hidden: [32, 8]}
 trunk_width: 32
-trunk: {epochs: 1, batch_size: 32, accelerator: cpu}
-top: {batch_size: 32, accelerator: cpu}
+trunk: {epochs: 1, batch_size: 32, accelerator: cpu, threads: 1}
+top: {batch_size: 32, accelerator: cpu, threads: 1}
 passes: 1
 holdout_passes: 1
 """

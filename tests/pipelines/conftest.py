@@ -2,10 +2,20 @@
 
 import pytest
 import tiny
+import torch
 
 from fastheads.data import load_data
 from fastheads.pipelines.augment import augment_run
 from fastheads.pipelines.heads import HeadsConfig
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small gain nothing from more, and lose much where a core is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
