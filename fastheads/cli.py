@@ -20,7 +20,6 @@ FULL: dict[str, Any] = {
     "heads_training.epochs": 8,
     "heads_training.lr": 0.01,
     "contrast": [8, 32, 64],
-    "contrast_seeds": 5,
     "second_round": True,
     "fine_tune_epochs": 2,
 }

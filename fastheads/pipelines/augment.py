@@ -52,7 +52,6 @@ class AugmentConfig(TrainBaseConfig):
         seeds: every row is trained once for each: layers above the trunk, groups, heads.
         trunk_per_seed: train a trunk for each seed too, instead of one by ``seed`` for all.
         contrast: further bottleneck widths, to show where heads pay and where not.
-        contrast_seeds: how many of the seeds the contrast is repeated for.
         second_round: augment the augmented network once more, by what it still confuses.
         fine_tune_epochs: epochs of training everything at the end; 0 for none.
         fine_tune: settings of that training; its epochs are ``fine_tune_epochs``.
@@ -66,7 +65,6 @@ class AugmentConfig(TrainBaseConfig):
     seeds: tuple[int, ...] = (0, 1, 2)
     trunk_per_seed: bool = False
     contrast: tuple[int, ...] = (32,)
-    contrast_seeds: int = 1
     second_round: bool = False
     fine_tune_epochs: int = 0
     fine_tune: TrainConfig = field(
@@ -77,10 +75,8 @@ class AugmentConfig(TrainBaseConfig):
         super().__post_init__()
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be distinct and at least one, got {self.seeds}")
-        if not 0 <= self.contrast_seeds <= len(self.seeds):
-            raise ValueError(
-                f"contrast_seeds must be 0 to {len(self.seeds)}, got {self.contrast_seeds}"
-            )
+        if len(set(self.contrast)) < len(self.contrast) or min(self.contrast, default=1) < 1:
+            raise ValueError(f"contrast must hold distinct widths above 0, got {self.contrast}")
 
 
 @dataclass(frozen=True)
@@ -117,11 +113,10 @@ def augment_run(config: AugmentConfig) -> AugmentResult:
         if config.fine_tune_epochs:
             rows.rows["fine_tuned"] = _fine_tune(network, rows, data, config, seed)
         trained[seed] = network, rows
-        if number < config.contrast_seeds:
-            for width in config.contrast:
-                contrast[width].append(
-                    _grow(trunk_network, features, data, config, stages, seed, width)[1]
-                )
+        for width in config.contrast:
+            contrast[width].append(
+                _grow(trunk_network, features, data, config, stages, seed, width)[1]
+            )
 
     seeds = {seed: rows for seed, (_, rows) in trained.items()}
     network, rows = trained[config.seeds[0]]

@@ -85,6 +85,7 @@ def _recall_and_macs(conditional: ConditionalClassifier, test: Frozen) -> tuple[
         hits += int(hit.sum())
         macs += float(cost[chosen].sum())
         images += len(rows)
-    choosing = conditional.base.weight.numel()
+    everything = conditional.num_chosen == heads.grouping.num_groups  # then nothing is chosen
+    choosing = 0 if everything else conditional.base.weight.numel()
     ungrouped = len(group_of) - conditional.bounds[-1]
     return hits / images, choosing + macs / images + ungrouped * conditional.base.in_features

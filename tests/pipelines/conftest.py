@@ -32,7 +32,6 @@ def full_config(tmp_path_factory, cache_dir):
         second_round=True,
         fine_tune_epochs=1,
         contrast=(16,),
-        contrast_seeds=1,
     )
 
 

@@ -65,13 +65,15 @@ def test_executed_macs(case):
     """Counted picture by picture while it runs."""
     found, frozen, base, tops, softmax = case
     for row in found:
-        top = ConditionalClassifier(base, tops[row["grouping"]], row["groups"], softmax)
+        top = tops[row["grouping"]]
+        if row["groups"] < row["of"]:  # with all groups nothing is chosen
+            top = ConditionalClassifier(base, top, row["groups"], softmax)
         counted = [
             count_macs(top, frozen.features[0, n : n + 1], frozen.hidden[0, n : n + 1])
             for n in range(70)
         ]
         assert row["macs"] == round(BELOW + np.mean(counted))
-    assert found[0]["macs"] < found[1]["macs"] < found[2]["macs"] < found[3]["macs"]
+    assert found[0]["macs"] < found[1]["macs"] < found[2]["macs"]
 
 
 def test_metrics_of_what_is_evaluated(case):

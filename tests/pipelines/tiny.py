@@ -44,7 +44,6 @@ def config(folder, cache_dir, **changes):
         fine_tune=replace(STEPS, lr=2e-4),
         seeds=(0, 1),
         contrast=(),
-        contrast_seeds=0,
     )
     return replace(tiny, **changes)
 
