@@ -254,7 +254,7 @@ def test_trunk_for_each_seed(tmp_path, cache_dir):
     [
         ({"seeds": ()}, r"seeds must be distinct and at least one, got \(\)"),
         ({"seeds": (1, 1)}, r"seeds must be distinct .*, got \(1, 1\)"),
-        ({"contrast": (8, 8)}, "contrast must hold distinct widths above 0, got (8, 8)"),
+        ({"contrast": (8, 8)}, r"contrast must hold distinct widths above 0, got \(8, 8\)"),
         ({"passes": 0}, "passes must be at least 1, got 0"),
         ({"trunk_width": 0}, "trunk_width must be at least 1, got 0"),
     ],
