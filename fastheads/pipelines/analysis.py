@@ -48,7 +48,8 @@ def analyse(
     }
     pictures = _Pictures(data)
     groups = _groups(grouping, data, pictures, arrays)
-    repaired = _repaired(first, grouping, data, pictures, arrays)
+    before, after = (_mistakes(top, first) for top in (first.base, first.tops["confusions"]))
+    repaired = _repaired(before, after, grouping, data, pictures, arrays)
     images, _ = data.test.__getitems__(list(range(min(32, len(data.test)))))
     inputs = normalize(images)
     conditional = _mean_over_seeds([rows.conditional for rows in seeds.values()])
@@ -81,6 +82,11 @@ def analyse(
         "conditional": conditional,
         "latency_ms": dense,
         "repaired": repaired,
+        "mistakes": {
+            "images": first.frozen["holdout"].passes * len(data.holdout),
+            "before": sum(before.values()),
+            "after": sum(after.values()),
+        },
         "contrast": contrast,
         "curves": [curve for rows in seeds.values() for curve in rows.curves],
     }
@@ -159,7 +165,8 @@ def _groups(
 
 
 def _repaired(
-    first: SeedRows,
+    before: dict[tuple[int, int], int],
+    after: dict[tuple[int, int], int],
     grouping: Grouping,
     data: Data,
     pictures: _Pictures,
@@ -170,8 +177,6 @@ def _repaired(
     Counted on the hold-out pictures: heads were never trained on these, though their groups were
     found on them.
     """
-    before = _mistakes(first.base, first)
-    after = _mistakes(first.tops["confusions"], first)
     changed: dict[int, list[tuple[int, int, int]]] = {}
     for label, confused in before.keys() | after.keys():
         group = int(grouping.group_of[label])

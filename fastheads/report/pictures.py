@@ -105,12 +105,16 @@ def repaired_section(run: Run) -> list[Content]:
     if not repaired:
         return []
     most = max(max(entry["before"], entry["after"]) for entry in repaired) or 1
-    before, after = (sum(entry[key] for entry in repaired) for key in ("before", "after"))
+    mistakes = run.analysis.get("mistakes")
     return [
         paragraph(
-            "The confusions that became rarer in each group, on the hold-out images: the groups "
-            "were found on these, but no head was trained on them. Before (base network) the "
-            f"{len(repaired)} confusions shown made {before} errors, after (with heads) {after}."
+            "In each group the confusions that became rarer most, and the one that became more "
+            "frequent most, on augmented hold-out images: the groups were found on these, but no "
+            "head was trained on them.",
+            f" Of {mistakes['images']:,} such images the base network gets {mistakes['before']:,} "
+            f"wrong, the network with heads {mistakes['after']:,}."
+            if mistakes
+            else "",
         ),
         tag("div", [_repaired_card(run, entry, most) for entry in repaired], class_="cards"),
     ]

@@ -177,7 +177,13 @@ def test_repaired_confusions(finished, folder, full_config, data):
     after = mistakes(finished.network.top)
     found = load(stages / "clusters_by_confusions_seed_0.pt")["result"]["group_of"]
     grouping, names = Grouping(found), data.label_space.names
-    repaired = read(folder, "analysis.json")["repaired"]
+    analysis = read(folder, "analysis.json")
+    repaired = analysis["repaired"]
+    assert analysis["mistakes"] == {
+        "images": features.shape[0] * features.shape[1],
+        "before": sum(before.values()),
+        "after": sum(after.values()),
+    }
     changes = {}
     for row in repaired:
         pair = names.index(row["label"]), names.index(row["confused_with"])

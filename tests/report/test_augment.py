@@ -95,9 +95,8 @@ def test_groups_show_every_picture_with_its_label(page: Reader) -> None:
     assert "Runway" in page.text and "Tempura" in page.text
     repaired = [image["alt"] for image in images[len(names) :]]
     assert repaired[:4] == ["A", "B", "Ж", "Ш"]
-    assert "the 8 confusions shown made 84 errors, after (with heads) 15" in " ".join(
-        page.text.split()
-    ).replace("(base network) ", "")
+    total = "Of 16,272 such images the base network gets 9,000 wrong, the network with heads 6,200"
+    assert total in " ".join(page.text.split())
 
 
 def test_page_refers_to_nothing_outside_and_every_figure_is_described(page: Reader) -> None:
