@@ -52,7 +52,7 @@ class TrainBaseConfig:
     top: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=1, batch_size=256, lr=5e-3, weight_decay=1e-4)
     )
-    passes: int = 6
+    passes: int = 8
     holdout_passes: int = 4
     seed: int = 0
 
