@@ -77,7 +77,7 @@ def grow_rows(
         seed: of groups, weights and order.
         below: multiply-adds and parameters of everything below classifier and heads.
         prefix: of the names of stages, where a run compares several bases.
-        brief: leaves out co-detections.
+        brief: leaves out co-detections and random groups.
         second_round: adds the row ``second_round``.
     """
     out = SeedRows(base, frozen)
@@ -116,7 +116,8 @@ def grow_rows(
         )
         grouping = Grouping(out.clusters[row]["group_of"])
         grow(row, base, grouping)
-        grow(f"randomized_{row}", base, grouping.randomized(seed))
+        if not brief:
+            grow(f"randomized_{row}", base, grouping.randomized(seed))
     if second_round:
         first = out.tops["confusions"]
         found = stages.run(

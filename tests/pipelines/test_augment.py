@@ -118,7 +118,7 @@ def test_analysis(finished, folder, full_config, data):
     narrow, wide = analysis["contrast"]
     assert (narrow["bottleneck"], wide["bottleneck"]) == (8, 16)
     assert narrow["rows"] == finished.metrics
-    assert set(wide["rows"]) == {"base", "retrained", "confusions", "randomized_confusions"}
+    assert set(wide["rows"]) == {"base", "retrained", "confusions"}
     curves = {(curve["row"], curve["seed"]) for curve in analysis["curves"]}
     assert {(row, seed) for row in tiny.ROWS[1:] for seed in (0, 1)} <= curves
     assert analysis["settings"]["heads.capacity"] == "difficulty"

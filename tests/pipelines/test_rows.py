@@ -139,9 +139,9 @@ def test_second_call_reads_what_the_first_wrote(rows, monkeypatch):
     assert again.curves == found.curves
 
 
-def test_brief_leaves_out_co_detections(tmp_path):
+def test_brief_leaves_out_co_detections_and_random_groups(tmp_path):
     found, _ = run(tmp_path, splits(), brief=True)
-    assert list(found.rows) == ["base", "retrained", "confusions", "randomized_confusions"]
+    assert list(found.rows) == ["base", "retrained", "confusions"]
     assert found.conditional == []
 
 
