@@ -12,13 +12,15 @@ from torch import nn
 
 from fastheads.data import Augmentation, Data, DataConfig, load_data
 from fastheads.losses import sigmoid_cross_entropy, softmax_cross_entropy
-from fastheads.metrics import count_macs, count_parameters, evaluate
+from fastheads.metrics import count_macs, count_parameters
 from fastheads.models import BaseConfig, BaseNetwork
 from fastheads.nn import AugmentedClassifier, Standardize, relu_stack
 from fastheads.pipelines.frozen import Frozen, FrozenRows, OnFrozen, channels_last, extract
+from fastheads.pipelines.heads import measure
 from fastheads.pipelines.network_file import save_network
 from fastheads.pipelines.run_folder import write_config, write_json
 from fastheads.training import Stages, TrainConfig, fit
+from fastheads.training.config import FREE_SETTINGS
 
 SPLITS = ("train", "holdout", "test")
 
@@ -86,13 +88,8 @@ def train(config: TrainBaseConfig) -> TrainBaseResult:
     frozen = freeze_trunk(network, data, config, stages, config.seed)
     train_top(network, frozen, config.top, folder, config.seed)
     network.eval()
-    metrics: dict[str, float] = evaluate(
-        (
-            (network.classifier(hidden), frozen["test"].targets.select(rows))
-            for _, hidden, rows in with_hidden(network, frozen)["test"].batches()
-        ),
-        data.num_labels,
-    )
+    test = with_hidden(network, frozen)["test"]
+    metrics = measure(AugmentedClassifier(network.classifier), test, data.num_labels)
     images, _ = data.test.__getitems__([0])
     metrics["macs"] = count_macs(network, config.augmentation.normalize(images))
     metrics["parameters"] = count_parameters(network)
@@ -107,6 +104,10 @@ def fingerprint(config: TrainBaseConfig) -> dict:
     """What the results of a run depend on."""
     settings = asdict(config)
     del settings["output_dir"], settings["data"]["cache_dir"]
+    for part in settings.values():
+        if isinstance(part, dict):
+            for name in FREE_SETTINGS:  # speed, not outcome: a run may go on under others
+                part.pop(name, None)
     return settings
 
 
