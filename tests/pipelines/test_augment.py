@@ -15,6 +15,7 @@ from fastheads.models import BaseNetwork
 from fastheads.nn import AugmentedClassifier
 from fastheads.pipelines.augment import AugmentConfig, augment_run
 from fastheads.pipelines.network_file import load_network
+from fastheads.pipelines.train import fingerprint
 from fastheads.training import TrainConfig
 from fastheads.training.checkpoint import load
 
@@ -200,6 +201,14 @@ def test_repaired_confusions(finished, folder, full_config, data):
         fell = [change for change in possible if change < 0][:3]
         rose = [change for change in possible if change > 0][-1:]
         assert changes.get(group, []) == fell + rose
+
+
+def test_a_run_may_go_on_at_another_speed_but_not_to_another_outcome():
+    config = AugmentConfig()
+    faster = dataclasses.replace(config.trunk, threads=1, checkpoint_seconds=5.0)
+    longer = dataclasses.replace(config.trunk, epochs=config.trunk.epochs + 1)
+    assert fingerprint(dataclasses.replace(config, trunk=faster)) == fingerprint(config)
+    assert fingerprint(dataclasses.replace(config, trunk=longer)) != fingerprint(config)
 
 
 def test_report_is_written(finished, folder):
