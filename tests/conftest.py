@@ -1,4 +1,7 @@
-"""Devices for tests, and one Hypothesis profile for all of them."""
+"""Devices for tests, which of them are small, and one Hypothesis profile for all of them."""
+
+import random
+import re
 
 import hypothesis
 import pytest
@@ -13,9 +16,23 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
+# What is long under compute-sanitizer, which slows a kernel down a hundredfold; and of how many
+# parameters of one test a few are enough there.
+LONG = re.compile("huge|large|many|wide|compile|opcheck|gradcheck|graph|any_shape|repeat|thread")
+ENOUGH = 8
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by these marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
+    short: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("cuda"):
+        if not item.get_closest_marker("cuda"):
+            continue
+        if not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+        drawn = hasattr(getattr(item, "function", None), "hypothesis")
+        if not (drawn or item.get_closest_marker("slow") or LONG.search(item.name)):
+            short.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for same in short.values():
+        for item in random.Random(0).sample(same, min(len(same), ENOUGH)):
+            item.add_marker("small")

@@ -2,38 +2,20 @@
 #include "../topk_confusion.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
-#include <string>
 
+#include "dispatch.h"
 #include "topk_rows.h"
 
 namespace fastheads {
 namespace {
 
-// The best for this processor, or less on request, by the variable that PyTorch's own kernels heed.
 SelectRows* select_rows_here() {
 #ifdef __x86_64__
-  const char* set = std::getenv("ATEN_CPU_CAPABILITY");
-  const std::string capability = set != nullptr ? set : "avx512";
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
-  if (avx512 && capability == "avx512") return select_rows_avx512;
-  if (__builtin_cpu_supports("avx2") && capability != "default") return select_rows_avx2;
+  if (isa_here() == Isa::kAvx512) return select_rows_avx512;
+  if (isa_here() == Isa::kAvx2) return select_rows_avx2;
 #endif
   return select_rows_plain;
-}
-
-FloatFormat format_of(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Double:
-      return FloatFormat::kFloat64;
-    case ScalarType::Half:
-      return FloatFormat::kFloat16;
-    case ScalarType::BFloat16:
-      return FloatFormat::kBFloat16;
-    default:
-      return FloatFormat::kFloat32;
-  }
 }
 
 Tensor topk_indices(const Tensor& scores_, int64_t k) {
@@ -45,7 +27,7 @@ Tensor topk_indices(const Tensor& scores_, int64_t k) {
 
   static SelectRows* const select_rows = select_rows_here();
   // 2048 candidates fit the first-level cache with their labels.
-  const int64_t capacity = std::min(std::max<int64_t>(2048, 4 * k), labels);
+  const int64_t capacity = std::min(std::max<int64_t>(2048, 6 * k), labels);
   const TopkRows shape{labels, k, scores.stride(0), capacity};
   const auto format = format_of(scores.scalar_type());
   const void* data = scores.const_data_ptr();
@@ -55,8 +37,8 @@ Tensor topk_indices(const Tensor& scores_, int64_t k) {
     const int64_t places = capacity + 2 * kBlock;
     const auto keys = std::make_unique_for_overwrite<int64_t[]>(places);
     const auto buffer = std::make_unique_for_overwrite<uint32_t[]>(places);
-    const auto sorted = std::make_unique_for_overwrite<__int128[]>(k);
-    select_rows(format, data, shape, begin, end, {keys.get(), buffer.get(), sorted.get()}, out);
+    const auto order = std::make_unique_for_overwrite<uint32_t[]>(k);
+    select_rows(format, data, shape, begin, end, {keys.get(), buffer.get(), order.get()}, out);
   });
   return top;
 }

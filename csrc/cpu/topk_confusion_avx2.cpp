@@ -8,13 +8,14 @@ namespace fastheads {
 namespace {
 
 struct Avx2 {
-  template <class F>
-  static uint64_t mask(const typename F::raw_t* x, Filter<F> filter) {
-    using raw_t = typename F::raw_t;
+  static constexpr int kBytes = 32;
+
+  template <typename raw_t>
+  static uint64_t mask(const raw_t* x, raw_t flip_, raw_t bound_) {
     constexpr int kLanes = 32 / sizeof(raw_t);
     uint64_t failed = 0;  // AVX2 compares by "greater" alone
     if constexpr (sizeof(raw_t) == 2) {
-      const __m256i flip = _mm256_set1_epi16(filter.flip), bound = _mm256_set1_epi16(filter.bound);
+      const __m256i flip = _mm256_set1_epi16(flip_), bound = _mm256_set1_epi16(bound_);
       for (int i = 0; i < kBlock; i += 2 * kLanes) {
         // Packing interleaves the 128-bit halves of the two vectors; the permutation undoes it.
         const __m256i low = _mm256_cmpgt_epi16(bound, _mm256_xor_si256(load(x + i), flip));
@@ -24,14 +25,13 @@ struct Avx2 {
         failed |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(bytes))) << i;
       }
     } else if constexpr (sizeof(raw_t) == 4) {
-      const __m256i flip = _mm256_set1_epi32(filter.flip), bound = _mm256_set1_epi32(filter.bound);
+      const __m256i flip = _mm256_set1_epi32(flip_), bound = _mm256_set1_epi32(bound_);
       for (int i = 0; i < kBlock; i += kLanes) {
         const __m256i fails = _mm256_cmpgt_epi32(bound, _mm256_xor_si256(load(x + i), flip));
         failed |= static_cast<uint64_t>(_mm256_movemask_ps(_mm256_castsi256_ps(fails))) << i;
       }
     } else {
-      const __m256i flip = _mm256_set1_epi64x(filter.flip),
-                    bound = _mm256_set1_epi64x(filter.bound);
+      const __m256i flip = _mm256_set1_epi64x(flip_), bound = _mm256_set1_epi64x(bound_);
       for (int i = 0; i < kBlock; i += kLanes) {
         const __m256i fails = _mm256_cmpgt_epi64(bound, _mm256_xor_si256(load(x + i), flip));
         failed |= static_cast<uint64_t>(_mm256_movemask_pd(_mm256_castsi256_pd(fails))) << i;

@@ -5,17 +5,18 @@ namespace fastheads {
 namespace {
 
 struct Plain {
-  template <class F>
-  static uint64_t mask(const typename F::raw_t* x, Filter<F> filter) {
-    using raw_t = typename F::raw_t;
+  static constexpr int kBytes = 16;
+
+  template <typename raw_t>
+  static uint64_t mask(const raw_t* x, raw_t flip, raw_t bound) {
     raw_t any = 0;
     for (int64_t i = 0; i < kBlock; ++i) {
-      any |= static_cast<raw_t>((x[i] ^ filter.flip) >= filter.bound);
+      any |= static_cast<raw_t>((x[i] ^ flip) >= bound);
     }
     if (!any) return 0;
     uint64_t mask = 0;
     for (int64_t i = 0; i < kBlock; ++i) {
-      mask |= static_cast<uint64_t>((x[i] ^ filter.flip) >= filter.bound) << i;
+      mask |= static_cast<uint64_t>((x[i] ^ flip) >= bound) << i;
     }
     return mask;
   }

@@ -4,23 +4,23 @@
 
 #include <cstdint>
 
+#include "float_format.h"
+
 namespace fastheads {
 
 constexpr int64_t kBlock = 64;  // scores filtered at a time, one bit each
-
-enum class FloatFormat { kFloat64, kFloat32, kFloat16, kBFloat16 };
 
 struct TopkRows {
   int64_t labels;    // L
   int64_t k;         // K
   int64_t stride;    // scores between the starts of two rows
-  int64_t capacity;  // candidates kept before a selection, at least 4 K or else L
+  int64_t capacity;  // candidates kept before a selection, at least 6 K or else L
 };
 
 struct TopkWorkspace {
   void* keys;        // [capacity + 2 kBlock] of 8 bytes
   uint32_t* labels;  // [capacity + 2 kBlock]
-  void* sorted;      // [K] of 16 bytes
+  uint32_t* order;   // [K]
 };
 
 // Writes top[begin:end], [rows, K]: the labels of the K best of scores [rows, L], best first.

@@ -42,33 +42,38 @@ struct Filter {
         bound(static_cast<raw_t>(low > 0 || low == F::kNan ? low : low - 1)) {}
 };
 
-// Best score first, then lowest label: one integer, largest first.
-template <class F>
-struct Candidate {
-  using packed_t = std::conditional_t<sizeof(typename F::key_t) == 8, unsigned __int128, uint64_t>;
-  packed_t packed;
-
-  Candidate(typename F::key_t key, uint32_t label) {
-    using bits_t = std::make_unsigned_t<typename F::key_t>;
-    const bits_t ordered = static_cast<bits_t>(key) ^ (bits_t(1) << (8 * sizeof(bits_t) - 1));
-    packed = packed_t(ordered) << 32 | static_cast<uint32_t>(~label);
-  }
-  uint32_t label() const { return ~static_cast<uint32_t>(packed); }
-  bool operator<(const Candidate& other) const { return packed > other.packed; }
+// As many numbers as fit kBytes. Loops over them are written out as vectors, because compilers do
+// not keep a loop over lanes in registers; wider vectors than the processor's would be taken apart.
+template <typename number_t, int kBytes>
+struct Vector {
+  static constexpr int64_t kLanes = kBytes / sizeof(number_t);
+  typedef number_t Lanes __attribute__((vector_size(kBytes)));
+  typedef Lanes Unaligned __attribute__((aligned(sizeof(number_t)), may_alias));
+  static const Unaligned& at(const number_t* x) { return *reinterpret_cast<const Unaligned*>(x); }
 };
 
-template <class F>
+// Isa::mask(x, flip, bound) has bit i set if (x[i] ^ flip) >= bound, for a block of 64; the vectors
+// of the processor have Isa::kBytes.
+template <class Isa, class F>
 struct Candidates {
   using key_t = typename F::key_t;
+  using Keys = Vector<key_t, Isa::kBytes>;
+  static constexpr int64_t kLanes = Keys::kLanes;
   key_t* keys;       // [capacity + 2 kBlock]
   uint32_t* labels;  // [capacity + 2 kBlock], ascending
   int64_t size = 0;
 
   int64_t count_from(key_t low) const {  // how many keys are >= low
-    using wide_t = std::make_unsigned_t<key_t>;
-    wide_t count = 0;
-    for (int64_t i = 0; i < size; ++i) count += keys[i] >= low;
-    return static_cast<int64_t>(count);
+    typename Keys::Lanes even = {}, odd = {};
+    int64_t i = 0, count = 0;
+    for (; i + 2 * kLanes <= size; i += 2 * kLanes) {
+      even -= Keys::at(keys + i) >= low;
+      odd -= Keys::at(keys + i + kLanes) >= low;
+    }
+    for (; i < size; ++i) count += keys[i] >= low;
+    even += odd;
+    for (int64_t lane = 0; lane < kLanes; ++lane) count += even[lane];
+    return count;
   }
 
   // A low such that k <= count_from(low), and count_from(low) <= limit unless equal keys forbid it;
@@ -102,59 +107,104 @@ struct Candidates {
     const key_t low = bound(k, limit, &count);
     int64_t ties = count > limit ? k - count_from(low + 1) : count;  // keep the first of the equal
     int64_t kept = 0;
-    for (int64_t i = 0; i < size; ++i) {
-      const bool keep = keys[i] > low || (keys[i] == low && ties > 0);
-      ties -= keys[i] == low;
-      keys[kept] = keys[i];
-      labels[kept] = labels[i];
-      kept += keep;
+    for (int64_t begin = 0; begin < size; begin += kBlock) {
+      uint64_t mask = Isa::mask(keys + begin, key_t(0), low);
+      if (size - begin < kBlock) mask &= (uint64_t(1) << (size - begin)) - 1;
+      for (; mask != 0; mask &= mask - 1) {
+        const int64_t i = begin + __builtin_ctzll(mask);
+        if (keys[i] == low && ties-- <= 0) continue;
+        keys[kept] = keys[i];
+        labels[kept++] = labels[i];
+      }
     }
     size = kept;
     return low + 1;
   }
+
+  // Writes the k best labels: the place of a label is the number of candidates that beat it. Has no
+  // branch to mispredict, so for few candidates it is faster than sorting.
+  void rank(int64_t k, int64_t* top) const {
+    typename Keys::Lanes lane;
+    for (int64_t i = 0; i < kLanes; ++i) lane[i] = static_cast<key_t>(i);
+    for (int64_t begin = 0; begin < size; begin += kLanes) {
+      const typename Keys::Lanes mine = Keys::at(keys + begin);
+      const int64_t end = std::min(begin + kLanes, size);
+      typename Keys::Lanes place = {};
+      for (int64_t j = 0; j < begin; ++j) place = keys[j] >= mine ? place + 1 : place;
+      for (int64_t j = begin; j < end; ++j) {
+        const auto later = lane > static_cast<key_t>(j - begin);
+        place -= (keys[j] > mine) | ((keys[j] == mine) & later);
+      }
+      for (int64_t j = end; j < size; ++j) place = keys[j] > mine ? place + 1 : place;
+      for (int64_t i = begin; i < end; ++i) {
+        if (place[i - begin] < k) top[place[i - begin]] = labels[i];
+      }
+    }
+  }
+
+  // Writes all labels, by sorting. order: [size]
+  void sort(uint32_t* order, int64_t* top) const {
+    for (int64_t i = 0; i < size; ++i) order[i] = static_cast<uint32_t>(i);
+    std::sort(order, order + size, [this](uint32_t a, uint32_t b) {
+      return keys[a] != keys[b] ? keys[a] > keys[b] : a < b;
+    });
+    for (int64_t i = 0; i < size; ++i) top[i] = labels[order[i]];
+  }
 };
 
-constexpr int64_t kRuns = 8;  // the sample is the first quarter of each eighth of a row
+// A lower bound of the k-th best key, from all of the row or, in longer ones, from the first
+// quarter of each eighth. The maxima of disjoint sets of scores are scores of the row, so their
+// k-th best cannot be above the row's; it is near, because few of the k best share one of 3 k sets.
+struct Sample {
+  int64_t runs, run, set, segments, lanes;  // a segment of a run is `lanes` interleaved sets
 
-// A lower bound of the k-th best key from a quarter of the row. The maxima of disjoint sets of
-// scores are scores of the row, so their k-th best cannot be above the row's.
-template <class F>
-typename F::key_t sampled_bound(const typename F::raw_t* row, int64_t labels, int64_t k,
-                                int64_t capacity, typename F::key_t* maxima) {
-  constexpr int64_t kLanes = 16;
-  const int64_t in_run = capacity / kLanes / kRuns, segments = in_run * kRuns;
-  const int64_t run = labels / kRuns;
-  const int64_t sampled = run / in_run / 4 / kLanes * kLanes;
-  using raw_t = typename F::raw_t;
-  // Written out as vectors, because compilers do not keep a loop over lanes in registers.
-  typedef raw_t Lanes __attribute__((vector_size(kLanes * sizeof(raw_t))));
-  for (int64_t s = 0; s < segments; ++s) {
-    const raw_t* x = row + s / in_run * run + s % in_run * sampled;
-    Lanes best = Lanes{} + F::kNan;
-    for (int64_t i = 0; i < sampled; i += kLanes) {
-      Lanes bits;
-      __builtin_memcpy(&bits, x + i, sizeof(bits));
-      const Lanes magnitude = bits & F::kMagnitude;
-      const Lanes sign = bits >> (8 * sizeof(raw_t) - 1);
-      const Lanes key = magnitude > F::kInf ? Lanes{} + F::kNan : (magnitude ^ sign) - sign;
-      best = key > best ? key : best;
-    }
-    for (int64_t lane = 0; lane < kLanes; ++lane) maxima[s * kLanes + lane] = best[lane];
+  Sample(int64_t labels, int64_t k, int64_t lanes_, bool whole) : lanes(lanes_) {
+    runs = whole ? 1 : 8;
+    run = labels / runs;
+    const int64_t sampled = whole ? run : run / 4;
+    set = std::max<int64_t>(1, runs * sampled / std::max<int64_t>(3 * k, 256));
+    segments = sampled / (set * lanes);
   }
-  int64_t count;
-  return Candidates<F>{maxima, nullptr, segments * kLanes}.bound(k, k + k / 8, &count);
+  int64_t maxima() const { return runs * segments * lanes; }
+};
+
+// Of the bits as signed integers, the largest is the best score if that is at least 0, otherwise
+// the smallest is. A set with positive NaN counts for nothing.
+template <class Isa, class F>
+void sample_maxima(const typename F::raw_t* row, const Sample& sample, typename F::key_t* maxima) {
+  using raw_t = typename F::raw_t;
+  using Raws = Vector<raw_t, Isa::kBytes>;
+  for (int64_t r = 0; r < sample.runs; ++r) {
+    const raw_t* x = row + r * sample.run;
+    for (int64_t s = 0; s < sample.segments; ++s) {
+      typename Raws::Lanes largest = Raws::at(x), smallest = largest;
+      for (int64_t i = 0; i < sample.set; ++i, x += Raws::kLanes) {
+        const typename Raws::Lanes bits = Raws::at(x);
+        largest = bits > largest ? bits : largest;
+        smallest = bits < smallest ? bits : smallest;
+      }
+      for (int64_t lane = 0; lane < Raws::kLanes; ++lane) {
+        *maxima++ = F::key(largest[lane] < 0 ? smallest[lane] : largest[lane]);
+      }
+    }
+  }
 }
 
-// Isa::mask(x, filter) has bit i set if score i of a block of 64 passes the filter.
+constexpr int64_t kMaxRanked = 256;            // where sorting begins to win
+constexpr int64_t kMaxWholeBytes = 512 << 10;  // of a row that is sampled whole: half the L2 cache
+
 template <class Isa, class F>
-void select_row(const typename F::raw_t* row, const TopkRows& shape, const TopkWorkspace& workspace,
-                int64_t* top) {
+void select_row(const typename F::raw_t* row, const TopkRows& shape, const Sample& sample,
+                const TopkWorkspace& workspace, int64_t* top) {
   using key_t = typename F::key_t;
   const int64_t length = shape.labels, k = shape.k, capacity = shape.capacity;
-  Candidates<F> found{static_cast<key_t*>(workspace.keys), workspace.labels};
+  Candidates<Isa, F> found{static_cast<key_t*>(workspace.keys), workspace.labels};
   key_t low = F::kNan;  // everything passes
-  if (length >= 4 * capacity) low = sampled_bound<F>(row, length, k, capacity, found.keys);
-  Filter<F> filter(low);
+  if (sample.maxima() >= k) {
+    int64_t count;
+    sample_maxima<Isa, F>(row, sample, found.keys);
+    low = Candidates<Isa, F>{found.keys, nullptr, sample.maxima()}.bound(k, k + k / 8, &count);
+  }
   const auto append = [&](int64_t label) {
     found.keys[found.size] = F::key(row[label]);
     found.labels[found.size++] = static_cast<uint32_t>(label);
@@ -166,14 +216,16 @@ void select_row(const typename F::raw_t* row, const TopkRows& shape, const TopkW
     }
     found.size += end - begin;
   };
-  int64_t label = 0;
+  Filter<F> filter(low);
+  int64_t label = 0, run = 0;
   if (low == F::kNan) append_all(0, label = capacity);
-  const int64_t run = length / kRuns + 1;
   for (; label + kBlock <= length; label += kBlock) {
-    // The sample of the next row is on its way while this row streams by.
-    const int64_t begin = label / run * run;
-    __builtin_prefetch(row + shape.stride + begin + (label - begin) / 4, 0, 2);
-    for (uint64_t mask = Isa::mask(row + label, filter); mask != 0; mask &= mask - 1) {
+    // The first half of each run of the next row is on its way while this row passes.
+    if (label - run >= sample.run) run += sample.run;
+    const auto* next = row + shape.stride + run + (label - run) / 2;
+    for (int64_t i = 0; i < kBlock / 2; i += 64 / sizeof(*next)) __builtin_prefetch(next + i, 0, 2);
+    for (uint64_t mask = Isa::mask(row + label, filter.flip, filter.bound); mask != 0;
+         mask &= mask - 1) {
       append(label + __builtin_ctzll(mask));
     }
     if (found.size > capacity) {
@@ -183,20 +235,24 @@ void select_row(const typename F::raw_t* row, const TopkRows& shape, const TopkW
     }
   }
   if (low <= F::kInf) append_all(label, length);
-  if (found.size > k) found.shrink(k, k);
-
-  auto* sorted = static_cast<Candidate<F>*>(workspace.sorted);
-  for (int64_t i = 0; i < k; ++i) sorted[i] = Candidate<F>(found.keys[i], found.labels[i]);
-  std::sort(sorted, sorted + k);
-  for (int64_t i = 0; i < k; ++i) top[i] = sorted[i].label();
+  if (k + k / 2 <= kMaxRanked) {
+    if (found.size > k + k / 2) found.shrink(k, k + k / 8);
+    found.rank(k, top);
+  } else {
+    found.shrink(k, k);
+    found.sort(workspace.order, top);
+  }
 }
 
 template <class Isa, class F>
 void select_rows_of(const void* scores, const TopkRows& shape, int64_t begin, int64_t end,
                     const TopkWorkspace& workspace, int64_t* top) {
-  const auto* rows = static_cast<const typename F::raw_t*>(scores);
+  using raw_t = typename F::raw_t;
+  const auto* rows = static_cast<const raw_t*>(scores);
+  const bool whole = shape.labels * static_cast<int64_t>(sizeof(raw_t)) <= kMaxWholeBytes;
+  const Sample sample(shape.labels, shape.k, Isa::kBytes / sizeof(raw_t), whole);
   for (int64_t n = begin; n < end; ++n) {
-    select_row<Isa, F>(rows + n * shape.stride, shape, workspace, top + n * shape.k);
+    select_row<Isa, F>(rows + n * shape.stride, shape, sample, workspace, top + n * shape.k);
   }
 }
 

@@ -1,74 +1,83 @@
-// The K best labels of each row on CUDA, one block a row. A sample gives a bound, one streaming
-// pass collects the few scores above it, and a sort of those is the answer. Where the bound was
-// wrong (too few or too many candidates: heavy ties) an exact radix selection over the row takes
-// its place.
+// The K best labels of each row on CUDA. A sample gives a bound, one streaming pass collects the
+// few scores above it, and a sort of those is the answer. Where the bound was wrong (too few or too
+// many candidates: heavy ties) an exact radix selection over the row takes its place.
 #include <algorithm>
 
-#include "../topk_confusion.h"
 #include "common.cuh"
-#include "topk_select.cuh"
+#include "topk_rows.cuh"
 
 namespace fastheads {
 namespace {
 
 constexpr int64_t kMaxBlocks = 1024;  // with work space of their own in global memory
+constexpr int64_t kMinPart = 4096;    // labels a block; below, its fixed costs outweigh the reading
 
-// scores: [N, L] with rows `stride` apart; workspace: [gridDim, padded] or null; top: [N, K]
+// The host's view of one launch.
 template <typename scalar_t>
-__global__ void __launch_bounds__(kThreads, 2)
-    topk_kernel(TopkShape shape, const scalar_t* scores, int64_t stride,
-                typename Key<scalar_t>::packed_t* workspace, int64_t padded, int64_t* top) {
+struct Launch {
   using packed_t = typename Key<scalar_t>::packed_t;
-  constexpr int kCapacity = Candidates<scalar_t>::kCapacity;
-  __shared__ Candidates<scalar_t> candidates;
-  __shared__ Scratch scratch;
-  const int k = static_cast<int>(shape.k), labels = static_cast<int>(shape.labels);
-  packed_t* list =
-      workspace != nullptr ? workspace + int64_t(blockIdx.x) * padded : candidates.packed;
+  static constexpr int kCapacity = Space<scalar_t, kWideThreads>::kCapacity;
+  const TopkShape& shape;
+  const Tensor& scores;
+  Tensor& top;
+  cudaStream_t stream = current_stream(top);
+  const scalar_t* data = scores.const_data_ptr<scalar_t>();
+  int64_t stride = scores.stride(0);
+  int64_t* out = top.mutable_data_ptr<int64_t>();
 
-  for (int64_t n = blockIdx.x; n < shape.rows; n += gridDim.x) {
-    const scalar_t* row = scores + n * stride;
-    const auto key_at = [row](int label) { return Key<scalar_t>::of(row[label]); };
-    int found = labels;
-    if (labels <= kCapacity) {
-      for (int label = threadIdx.x; label < labels; label += kThreads) {
-        list[label] = Key<scalar_t>::pack(key_at(label), label);
-      }
-    } else {
-      found = k <= kCapacity / 4 ? collect_above_sample<scalar_t>(row, labels, list, scratch) : 0;
-      if (found < k || found > kCapacity) {
-        const auto [key, ties] = kth_key<typename Key<scalar_t>::key_t>(labels, k, key_at, scratch);
-        collect_exact<scalar_t>(row, labels, k, key, ties, list, scratch);
-        found = k;
-      }
-    }
-    __syncthreads();
-    sort_descending(list, found);
-    for (int i = threadIdx.x; i < k; i += kThreads) {
-      top[n * k + i] = Key<scalar_t>::label(list[i]);
-    }
-    __syncthreads();  // the list is used again
+  // How many blocks share a row, so that a few wide rows fill the GPU with two blocks a processor.
+  int64_t parts_a_row() const {
+    if (shape.k > Space<scalar_t, kWideThreads>::kBest) return 1;
+    int device = 0, processors = 0;
+    STD_CUDA_CHECK(cudaGetDevice(&device));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+    return std::min({2 * processors / shape.rows, shape.labels / kMinPart, kCapacity / shape.k});
   }
-}
+
+  void narrow() const {
+    topk_narrow_kernel<scalar_t><<<static_cast<unsigned>(shape.rows), kNarrowThreads, 0, stream>>>(
+        shape, data, stride, out);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+  void wide() const {
+    if (shape.k <= kCapacity) return wide(shape.rows, nullptr, 0);
+    int64_t pitch = 1;
+    while (pitch < shape.k) pitch *= 2;
+    const int64_t blocks = std::min(shape.rows, kMaxBlocks);
+    const auto lists = work_space(blocks * pitch * sizeof(packed_t));
+    wide(blocks, static_cast<packed_t*>(lists.mutable_data_ptr()), pitch);
+  }
+
+  void wide(int64_t blocks, packed_t* lists, int64_t pitch) const {
+    topk_wide_kernel<scalar_t><<<static_cast<unsigned>(blocks), kWideThreads, 0, stream>>>(
+        shape, data, stride, lists, pitch, out);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+  void in_parts(int64_t parts) const {
+    const auto bytes = static_cast<int64_t>(shape.rows * parts * shape.k * sizeof(packed_t));
+    const auto space = work_space(bytes + shape.rows * sizeof(int));
+    auto* best = static_cast<packed_t*>(space.mutable_data_ptr());
+    auto* arrived = reinterpret_cast<int*>(best + shape.rows * parts * shape.k);
+    STD_CUDA_CHECK(cudaMemsetAsync(arrived, 0, shape.rows * sizeof(int), stream));
+    topk_parts_kernel<scalar_t>
+        <<<static_cast<unsigned>(shape.rows * parts), kWideThreads, 0, stream>>>(
+            shape, data, stride, static_cast<int>(parts), best, arrived, out);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+  Tensor work_space(int64_t bytes) const {
+    return torch::stable::new_empty(scores, {bytes}, ScalarType::Byte);
+  }
+};
 
 template <typename scalar_t>
 void launch(const TopkShape& shape, const Tensor& scores, Tensor& top) {
-  using packed_t = typename Key<scalar_t>::packed_t;
-  int64_t blocks = std::min<int64_t>(shape.rows, 1 << 30);
-  int64_t padded = 0;
-  Tensor workspace = top;  // any tensor: read only where the list does not fit shared memory
-  packed_t* lists = nullptr;
-  if (shape.k > Candidates<scalar_t>::kCapacity) {
-    for (padded = 1; padded < shape.k;) padded *= 2;
-    blocks = std::min(blocks, kMaxBlocks);
-    const auto bytes = static_cast<int64_t>(blocks * padded * sizeof(packed_t));
-    workspace = torch::stable::new_empty(scores, {bytes}, ScalarType::Byte);
-    lists = static_cast<packed_t*>(workspace.mutable_data_ptr());
-  }
-  topk_kernel<scalar_t><<<static_cast<unsigned>(blocks), kThreads, 0, current_stream(top)>>>(
-      shape, scores.const_data_ptr<scalar_t>(), scores.stride(0), lists, padded,
-      top.mutable_data_ptr<int64_t>());
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  const Launch<scalar_t> launch{shape, scores, top};
+  if (shape.labels <= Space<scalar_t, kNarrowThreads>::kCapacity) return launch.narrow();
+  const int64_t parts = launch.parts_a_row();
+  parts > 1 ? launch.in_parts(parts) : launch.wide();
 }
 
 Tensor topk_indices(const Tensor& scores_, int64_t k) {

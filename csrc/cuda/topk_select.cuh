@@ -1,7 +1,11 @@
-// Selection by one block: ordered keys, radix selection, ordered collection, bitonic sort.
+// Selection by one block: ordered keys, radix selection, the streaming filter, bitonic sort.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "../common.h"
@@ -9,29 +13,36 @@
 namespace fastheads {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / 32;
+template <typename To, typename From>
+__device__ To bits_as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
 
 // The key of a score is an unsigned integer in the order of the numbers, -0 equal to +0 and NaN at
 // 0. Packed with its label it is unique, and the largest packed value is the best: highest score
 // first, then lowest label. No packed value is 0, so 0 pads.
 template <typename scalar_t>
 struct Key {
-  static constexpr bool kWide = std::is_same_v<scalar_t, double>;
-  using key_t = std::conditional_t<kWide, uint64_t, uint32_t>;
-  using packed_t = std::conditional_t<kWide, unsigned __int128, uint64_t>;
+  static constexpr int kBits = 8 * sizeof(scalar_t);
+  using bits_t = std::conditional_t<kBits == 16, uint16_t,
+                                    std::conditional_t<kBits == 32, uint32_t, uint64_t>>;
+  using key_t = std::conditional_t<kBits == 64, uint64_t, uint32_t>;
+  using packed_t = std::conditional_t<kBits == 64, unsigned __int128, uint64_t>;
+  static constexpr int kPackedBits = kBits + 32;
+  static constexpr key_t kSign = key_t(1) << (kBits - 1);
 
   static __device__ key_t of(scalar_t score) {
-    constexpr key_t kSign = key_t(1) << (8 * sizeof(key_t) - 1);
     const auto value = static_cast<acc_t<scalar_t>>(score);
     if (value != value) return 0;
-    key_t bits;
-    if constexpr (kWide) {
-      bits = static_cast<key_t>(__double_as_longlong(value));
-    } else {
-      bits = __float_as_uint(value);
-    }
+    const key_t bits = bits_as<bits_t>(score);
     return bits & kSign ? kSign - (bits & ~kSign) : kSign + bits;
+  }
+  // The score of a key other than NaN's.
+  static __device__ scalar_t score(key_t key) {
+    return bits_as<scalar_t>(static_cast<bits_t>(key >= kSign ? key - kSign : kSign + kSign - key));
   }
   static __device__ packed_t pack(key_t key, int label) {
     return packed_t(key) << 32 | static_cast<uint32_t>(~label);
@@ -39,123 +50,232 @@ struct Key {
   static __device__ int label(packed_t packed) { return ~static_cast<int>(packed); }
 };
 
+// A part of a row: the scores of labels first, ..., first + size - 1.
 template <typename scalar_t>
-struct Candidates {
+struct Segment {
+  const scalar_t* scores;
+  int first, size;
+
+  __device__ auto key(int i) const { return Key<scalar_t>::of(scores[i]); }
+  __device__ auto packed(int i) const { return Key<scalar_t>::pack(key(i), first + i); }
+};
+
+// The shared memory of a block.
+template <typename scalar_t, int kThreads>
+struct Space {
   using packed_t = typename Key<scalar_t>::packed_t;
-  static constexpr int kCapacity = 32768 / sizeof(packed_t);  // 32 KB: several blocks a processor
-  packed_t packed[kCapacity];
-};
-
-struct Scratch {
+  static constexpr int kCapacity = 64 * kThreads / sizeof(packed_t);  // a power of two
+  static constexpr int kBest = kCapacity / 4;
+  packed_t list[kCapacity];  // candidates
+  packed_t best[kBest];
   int histogram[256];
-  int warp_counts[kWarps];
-  int digit, above;
+  int warp_counts[kThreads / 32];
+  int digit, above, equal;
   int count;
+  bool last;
 };
 
+// Where the k best of some keys begin: those with (key & mask) > bound, and `ties` of those with
+// (key & mask) == bound, at least 1. All keys from bound on: at least the k best.
 template <typename key_t>
-struct KthKey {
-  key_t key;  // of the k-th best
-  int ties;   // how many equal to it are among the k best, at least 1
+struct Cut {
+  key_t bound, mask;
+  int ties;
 };
 
-// Radix selection, 8 bits a pass, over key_at(0), ..., key_at(size - 1); 1 <= k <= size.
-template <typename key_t, typename KeyAt>
-__device__ KthKey<key_t> kth_key(int size, int k, const KeyAt& key_at, Scratch& scratch) {
-  constexpr int kBits = 8 * sizeof(key_t);
-  key_t prefix = 0, mask = 0;
+// The digit in which the k-th largest lies; by one warp, whose lanes take 8 digits each, downwards.
+template <typename space_t>
+__device__ void find_digit(space_t& space, int k) {
+  const int lane = threadIdx.x, first = 255 - 8 * lane;
+  int sum = 0;
+  for (int b = 0; b < 8; ++b) sum += space.histogram[first - b];
+  int above = sum;
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int other = __shfl_up_sync(0xffffffffu, above, distance);
+    if (lane >= distance) above += other;
+  }
+  above -= sum;
+  if (above >= k || above + sum < k) return;  // true in all lanes but one
+  int digit = first;
+  while (above + space.histogram[digit] < k) above += space.histogram[digit--];
+  space.digit = digit;
+  space.above = above;
+  space.equal = space.histogram[digit];
+}
+
+// Radix selection, 8 bits a pass, over key_at(0), ..., key_at(size - 1) of kBits; 1 <= k <= size.
+// Ends early where everything that shares the digits so far is among the k best.
+template <int kThreads, int kBits, typename space_t, typename KeyAt>
+__device__ auto cut_at(int size, int k, const KeyAt& key_at, space_t& space) {
+  using key_t = decltype(key_at(0));
+  Cut<key_t> cut{0, 0, k};
   for (int shift = kBits - 8; shift >= 0; shift -= 8) {
-    for (int bin = threadIdx.x; bin < 256; bin += kThreads) scratch.histogram[bin] = 0;
+    for (int bin = threadIdx.x; bin < 256; bin += kThreads) space.histogram[bin] = 0;
     __syncthreads();
     for (int i = threadIdx.x; i < size; i += kThreads) {
       const key_t key = key_at(i);
-      if ((key & mask) == prefix) {
-        atomicAdd(&scratch.histogram[static_cast<int>(key >> shift) & 255], 1);
+      if ((key & cut.mask) == cut.bound) {
+        atomicAdd(&space.histogram[static_cast<int>(key >> shift) & 255], 1);
       }
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-      int above = 0, digit = 255;
-      while (above + scratch.histogram[digit] < k) above += scratch.histogram[digit--];
-      scratch.digit = digit;
-      scratch.above = above;
-    }
+    if (threadIdx.x < 32) find_digit(space, cut.ties);
     __syncthreads();
-    k -= scratch.above;
-    prefix |= static_cast<key_t>(scratch.digit) << shift;
-    mask |= static_cast<key_t>(255) << shift;
-    __syncthreads();
+    cut.ties -= space.above;
+    cut.bound |= key_t(space.digit) << shift;
+    cut.mask |= key_t(255) << shift;
+    if (space.equal == cut.ties) break;
   }
-  return {prefix, k};
+  return cut;
 }
 
-// Appends every label whose key reaches a bound taken from a sample; returns how many there are, of
-// which the first kCapacity are in list, in no order.
-// row: [labels]; list: [kCapacity], whose memory holds the sample first
-template <typename scalar_t>
-__device__ int collect_above_sample(const scalar_t* row, int labels,
-                                    typename Key<scalar_t>::packed_t* list, Scratch& scratch) {
+// A score that few but probably at least k of the segment reach, from a sample: warps read 32
+// scores each, spread over the segment. size > kCapacity, which the sample and its keys fit.
+template <int kThreads, typename scalar_t>
+__device__ typename Key<scalar_t>::key_t sampled_bound(const Segment<scalar_t>& segment, int k,
+                                                       Space<scalar_t, kThreads>& space) {
   using key_t = typename Key<scalar_t>::key_t;
-  constexpr int kCapacity = Candidates<scalar_t>::kCapacity;
-  key_t* sample = reinterpret_cast<key_t*>(list);
-  const int step = labels / (kCapacity / kThreads);  // consecutive scores a step, for coalescing
-  for (int i = threadIdx.x; i < kCapacity; i += kThreads) {
-    sample[i] = Key<scalar_t>::of(row[int64_t(i / kThreads) * step + threadIdx.x]);
+  constexpr int kSample = Space<scalar_t, kThreads>::kCapacity;
+  key_t* sample = reinterpret_cast<key_t*>(space.list);
+  const int step = segment.size / (kSample / 32);
+  for (int i = threadIdx.x; i < kSample; i += kThreads) {
+    sample[i] = segment.key(i / 32 * step + i % 32);
   }
-  if (threadIdx.x == 0) scratch.count = 0;
+  // Of the k best, `expected` are in the sample. Four standard deviations more are seldom too few;
+  // half the capacity, where that is less, is seldom too many.
+  const int expected = static_cast<int>(int64_t(k) * kSample / segment.size) + 1;
+  const int wanted = expected + 4 * static_cast<int>(sqrtf(static_cast<float>(expected))) + 4;
+  const int most = static_cast<int>(int64_t(kSample) * (kSample / 2) / segment.size);
+  const int rank = max(1, min(wanted, most));
   __syncthreads();
-  // Half the capacity is expected to pass: far from too few (K <= capacity / 4) and from too many.
-  const int rank = max(1, kCapacity * (kCapacity / 2) / labels);
-  const key_t bound =
-      kth_key<key_t>(kCapacity, rank, [sample](int i) { return sample[i]; }, scratch).key;
-  __syncthreads();  // the sample is no longer needed
-#pragma unroll 4
-  for (int label = threadIdx.x; label < labels; label += kThreads) {
-    const key_t key = Key<scalar_t>::of(row[label]);
-    if (key >= bound) {
-      const int place = atomicAdd(&scratch.count, 1);
-      if (place < kCapacity) list[place] = Key<scalar_t>::pack(key, label);
-    }
-  }
-  __syncthreads();
-  return scratch.count;
+  const auto cut = cut_at<kThreads, Key<scalar_t>::kBits>(
+      kSample, rank, [sample](int i) { return sample[i]; }, space);
+  return cut.bound;
 }
 
-// Writes the k best to list, in no order: all above the k-th key, and the first `ties` equal to it.
+// Bit i is set where the i-th of two packed scores reaches the bound, twice in bound; NaN does not.
 template <typename scalar_t>
-__device__ void collect_exact(const scalar_t* row, int labels, int k,
-                              typename Key<scalar_t>::key_t kth, int ties,
-                              typename Key<scalar_t>::packed_t* list, Scratch& scratch) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (threadIdx.x == 0) scratch.count = 0;
-  int taken = 0;  // equal ones so far, the same in every thread
-  __syncthreads();
-  for (int64_t begin = 0; begin < labels; begin += kThreads) {
-    const int64_t label = begin + threadIdx.x;
-    const auto key = label < labels ? Key<scalar_t>::of(row[label]) : 0;
-    if (label < labels && key > kth) {
-      list[atomicAdd(&scratch.count, 1)] = Key<scalar_t>::pack(key, static_cast<int>(label));
+__device__ unsigned pair_reaching(uint32_t scores, uint32_t bound) {
+  unsigned mask;
+  if constexpr (std::is_same_v<scalar_t, torch::headeronly::BFloat16>) {
+    mask = __hge2_mask(bits_as<__nv_bfloat162>(scores), bits_as<__nv_bfloat162>(bound));
+  } else {
+    mask = __hge2_mask(bits_as<__half2>(scores), bits_as<__half2>(bound));
+  }
+  return (mask & 1) | (mask >> 30 & 2);
+}
+
+// Bit i is set where the i-th of 16 bytes of scores reaches the bound; NaN does not.
+template <typename scalar_t>
+__device__ unsigned reaching(const uint4& scores, scalar_t bound) {
+  const uint32_t words[4] = {scores.x, scores.y, scores.z, scores.w};
+  unsigned reached = 0;
+  if constexpr (sizeof(scalar_t) == 2) {
+    const uint32_t twice = bits_as<uint16_t>(bound) * 0x10001u;
+    for (int w = 0; w < 4; ++w) reached |= pair_reaching<scalar_t>(words[w], twice) << 2 * w;
+  } else if constexpr (sizeof(scalar_t) == 4) {
+    for (int w = 0; w < 4; ++w) {
+      reached |= static_cast<unsigned>(bits_as<float>(words[w]) >= bound) << w;
     }
-    if (taken >= ties) continue;
-    const bool equal = label < labels && key == kth;
+  } else {
+    for (int w = 0; w < 2; ++w) {
+      const uint64_t bits = uint64_t(words[2 * w + 1]) << 32 | words[2 * w];
+      reached |= static_cast<unsigned>(bits_as<double>(bits) >= bound) << w;
+    }
+  }
+  return reached;
+}
+
+// Appends every score that reaches the bound; returns how many there are, of which the first
+// kCapacity are in space.list, in no order.
+template <int kThreads, typename scalar_t>
+__device__ int collect_reaching(const Segment<scalar_t>& segment, scalar_t bound,
+                                Space<scalar_t, kThreads>& space) {
+  constexpr int kLanes = 16 / sizeof(scalar_t);
+  constexpr int kLoads = 4;  // in flight a thread
+  if (threadIdx.x == 0) space.count = 0;
+  __syncthreads();
+  const auto append = [&](int i) {
+    const int place = atomicAdd(&space.count, 1);
+    if (place < Space<scalar_t, kThreads>::kCapacity) space.list[place] = segment.packed(i);
+  };
+  // Up to the first 16-byte boundary and after the last, single scores.
+  const auto misaligned = reinterpret_cast<uintptr_t>(segment.scores) % 16 / sizeof(scalar_t);
+  const int head = static_cast<int>((kLanes - misaligned) % kLanes);
+  const int vectors = (segment.size - head) / kLanes, tail = head + vectors * kLanes;
+  const int alone = threadIdx.x < head ? threadIdx.x : tail + static_cast<int>(threadIdx.x) - head;
+  using number_t = acc_t<scalar_t>;
+  if (alone < segment.size && number_t(segment.scores[alone]) >= number_t(bound)) append(alone);
+
+  const auto* body = reinterpret_cast<const uint4*>(segment.scores + head);
+  for (int begin = threadIdx.x; begin < vectors; begin += kLoads * kThreads) {
+    uint4 loaded[kLoads] = {};
+#pragma unroll
+    for (int u = 0; u < kLoads; ++u) {
+      if (begin + u * kThreads < vectors) loaded[u] = __ldg(body + begin + u * kThreads);
+    }
+#pragma unroll
+    for (int u = 0; u < kLoads; ++u) {
+      const int vector = begin + u * kThreads;
+      unsigned reached = vector < vectors ? reaching(loaded[u], bound) : 0;
+      for (; reached != 0; reached &= reached - 1) {
+        append(head + vector * kLanes + __ffs(static_cast<int>(reached)) - 1);
+      }
+    }
+  }
+  __syncthreads();
+  return space.count;
+}
+
+// Writes the k best to list, in no order: all above the cut, and the first `ties` of those on it.
+template <int kThreads, typename scalar_t>
+__device__ void collect_exact(const Segment<scalar_t>& segment, int k,
+                              typename Key<scalar_t>::packed_t* list,
+                              Space<scalar_t, kThreads>& space) {
+  using key_t = typename Key<scalar_t>::key_t;
+  const Cut<key_t> cut = cut_at<kThreads, Key<scalar_t>::kBits>(
+      segment.size, k, [&](int i) { return segment.key(i); }, space);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) space.count = 0;
+  int taken = 0;  // of the ties so far, the same in every thread
+  __syncthreads();
+  for (int begin = 0; begin < segment.size; begin += kThreads) {
+    const int i = begin + static_cast<int>(threadIdx.x);
+    const bool inside = i < segment.size;
+    const key_t key = inside ? segment.key(i) & cut.mask : 0;
+    if (inside && key > cut.bound) list[atomicAdd(&space.count, 1)] = segment.packed(i);
+    if (taken >= cut.ties) continue;
+    const bool equal = inside && key == cut.bound;
     const unsigned equals = __ballot_sync(0xffffffffu, equal);
-    if (lane == 0) scratch.warp_counts[warp] = __popc(equals);
+    if (lane == 0) space.warp_counts[warp] = __popc(equals);
     __syncthreads();
     int place = taken + __popc(equals & ((1u << lane) - 1));
-    for (int w = 0; w < kWarps; ++w) {
-      const int count = scratch.warp_counts[w];
+    for (int w = 0; w < kThreads / 32; ++w) {
+      const int count = space.warp_counts[w];
       if (w < warp) place += count;
       taken += count;
     }
-    if (equal && place < ties) {
-      list[k - ties + place] = Key<scalar_t>::pack(key, static_cast<int>(label));
-    }
+    if (equal && place < cut.ties) list[k - cut.ties + place] = segment.packed(i);
     __syncthreads();
   }
 }
 
+// Copies the k largest of list, all distinct, to space.best, in no order. k <= kBest
+template <int kThreads, typename scalar_t>
+__device__ void keep_best(const typename Key<scalar_t>::packed_t* list, int size, int k,
+                          Space<scalar_t, kThreads>& space) {
+  const auto cut = cut_at<kThreads, Key<scalar_t>::kPackedBits>(
+      size, k, [list](int i) { return list[i]; }, space);
+  if (threadIdx.x == 0) space.count = 0;
+  __syncthreads();
+  for (int i = threadIdx.x; i < size; i += kThreads) {
+    if (list[i] >= cut.bound) space.best[atomicAdd(&space.count, 1)] = list[i];
+  }
+  __syncthreads();
+}
+
 // Bitonic, in place; list must have room for `size` rounded up to a power of two.
-template <typename packed_t>
+template <int kThreads, typename packed_t>
 __device__ void sort_descending(packed_t* list, int size) {
   int padded = 1;
   while (padded < size) padded *= 2;
@@ -173,9 +293,16 @@ __device__ void sort_descending(packed_t* list, int size) {
           list[high] = a;
         }
       }
-      __syncthreads();
+      // The 32 pairs of a warp are 64 values of their own as long as the distance is at most 32.
+      const int next = distance > 1 ? distance / 2 : width;
+      if (max(distance, next) > 32) {
+        __syncthreads();
+      } else {
+        __syncwarp();
+      }
     }
   }
+  __syncthreads();
 }
 
 }  // namespace

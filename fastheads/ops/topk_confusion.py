@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 
 def topk_indices_reference(scores: Tensor, k: int) -> Tensor:
@@ -116,3 +117,14 @@ def _(counts: Tensor, top: Tensor, indices: Tensor, offsets: Tensor) -> None:
 @torch.library.register_fake("fastheads::topk_co_detection_")
 def _(counts: Tensor, top: Tensor) -> None:
     return None
+
+
+@register_flop_formula(
+    [
+        torch.ops.fastheads.topk_indices,
+        torch.ops.fastheads.topk_confusion_,
+        torch.ops.fastheads.topk_co_detection_,
+    ]
+)
+def _(*args: object, **kwargs: object) -> int:
+    return 0  # comparisons and increments: no multiply-adds

@@ -15,7 +15,7 @@ LIBRARY = (ROOT / "csrc" / "library.cpp").read_text()
 def operators() -> dict[str, list[str]]:
     """Stem, named in a comment above its schemas, to operator names."""
     stems: dict[str, list[str]] = {}
-    for comment, name in re.findall(r'^ +// (\w+)$|m\.def\("(\w+)\(', LIBRARY, re.MULTILINE):
+    for comment, name in re.findall(r'^ +// (\w+)$|m\.def\(\s*"(\w+)\(', LIBRARY, re.MULTILINE):
         if comment:
             stems[comment] = []
         else:

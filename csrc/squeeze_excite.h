@@ -1,0 +1,137 @@
+// squeeze_excite: every channel scaled by a gate that sees the mean of all channels.
+//   u = scale x + shift                                  (or x)
+//   mean[n, c] = sum_hw u[n, c, h, w] / HW
+//   hidden = inner(W1 mean + b1),  s = gate(W2 hidden + b2)
+//   y = act(s u + residual)                              act: relu or nothing
+// backward, with g = grad where y > 0:
+//   grad_logit = gate' sum_hw g u,  grad_hidden = inner' (W2^T grad_logit)
+//   grad_x = scale (s g + W1^T grad_hidden / HW),  grad_residual = g
+#pragma once
+
+#include <optional>
+
+#include "common.h"
+
+namespace fastheads {
+
+enum class Inner : int64_t { kRelu, kSilu, kIdentity };
+enum class Gate : int64_t { kSigmoid, kHardSigmoid };
+
+struct SqueezeExciteShape {
+  int64_t samples;     // N
+  int64_t channels;    // C
+  int64_t pixels;      // H W
+  int64_t hidden;      // R
+  bool channels_last;  // x is read as [N, H W, C], else as [N, C, H W]
+};
+
+inline bool is_channels_last(const Tensor& x) {
+  int64_t stride = 1;
+  for (const int64_t dim : {1, 3, 2, 0}) {
+    if (x.size(dim) != 1 && x.stride(dim) != stride) return false;
+    stride *= x.size(dim);
+  }
+  return true;
+}
+
+// x as the kernels read it; y has the same strides.
+inline Tensor squeeze_excite_input(const Tensor& x) {
+  return is_channels_last(x) ? x : torch::stable::contiguous(x);
+}
+
+// Another [N, C, H, W] tensor in the layout of the input.
+inline Tensor squeeze_excite_like(const Tensor& tensor, const SqueezeExciteShape& shape) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::contiguous(
+      tensor, shape.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+// Of mean and s: sums run in float32, or in float64 for float64.
+inline ScalarType squeeze_excite_sum_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The tensor is [rows, columns], or [rows] where columns are left out.
+inline void check_squeeze_excite_parameter(const char* name, const Tensor& tensor, const Tensor& x,
+                                           int64_t rows, int64_t columns = -1) {
+  const bool matrix = columns >= 0;
+  const bool fits = tensor.dim() == (matrix ? 2 : 1) && tensor.size(0) == rows &&
+                    (!matrix || tensor.size(1) == columns);
+  if (matrix) {
+    STD_TORCH_CHECK(fits, "squeeze_excite: ", name, " must be [", rows, ", ", columns, "], got ",
+                    tensor.dim(), " dimensions or other sizes");
+  } else {
+    STD_TORCH_CHECK(fits, "squeeze_excite: ", name, " must be [", rows, "], got ", tensor.dim(),
+                    " dimensions or another size");
+  }
+  const auto dtype = tensor.scalar_type(), sum_type = squeeze_excite_sum_type(x);
+  STD_TORCH_CHECK(dtype == x.scalar_type() || dtype == sum_type, "squeeze_excite: ", name,
+                  " must be ", torch::headeronly::toString(x.scalar_type()), " as x",
+                  sum_type == x.scalar_type() ? "" : " or Float", ", got ",
+                  torch::headeronly::toString(dtype));
+  STD_TORCH_CHECK(tensor.device() == x.device(), "squeeze_excite: ", name,
+                  " must be on the device of x");
+}
+
+inline void check_squeeze_excite_map(const char* name, const Tensor& tensor, const Tensor& x) {
+  STD_TORCH_CHECK(tensor.sizes().equals(x.sizes()), "squeeze_excite: ", name,
+                  " must have the shape of x, got ", tensor.dim(), " dimensions or other sizes");
+  STD_TORCH_CHECK(tensor.scalar_type() == x.scalar_type(), "squeeze_excite: ", name, " must be ",
+                  torch::headeronly::toString(x.scalar_type()), " as x, got ",
+                  torch::headeronly::toString(tensor.scalar_type()));
+  STD_TORCH_CHECK(tensor.device() == x.device(), "squeeze_excite: ", name,
+                  " must be on the device of x");
+}
+
+// The parts that forward and backward share.
+inline SqueezeExciteShape check_squeeze_excite(
+    const Tensor& x, const Tensor& weight1, const std::optional<Tensor>& bias1,
+    const Tensor& weight2, const std::optional<Tensor>& bias2, const std::optional<Tensor>& scale,
+    const std::optional<Tensor>& shift, int64_t inner, int64_t gate) {
+  STD_TORCH_CHECK(x.dim() == 4, "squeeze_excite: x must be [N, C, H, W], got ", x.dim(),
+                  " dimensions");
+  const auto dtype = x.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double ||
+                      dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
+                  "squeeze_excite: x must be float32, float64, float16 or bfloat16, got ",
+                  torch::headeronly::toString(dtype));
+  STD_TORCH_CHECK(weight1.dim() == 2, "squeeze_excite: weight1 must be [R, C], got ", weight1.dim(),
+                  " dimensions");
+  const int64_t channels = x.size(1), hidden = weight1.size(0);
+  check_squeeze_excite_parameter("weight1", weight1, x, hidden, channels);
+  check_squeeze_excite_parameter("weight2", weight2, x, channels, hidden);
+  STD_TORCH_CHECK(weight2.scalar_type() == weight1.scalar_type(),
+                  "squeeze_excite: weight2 must be ",
+                  torch::headeronly::toString(weight1.scalar_type()), " as weight1, got ",
+                  torch::headeronly::toString(weight2.scalar_type()));
+  if (bias1) check_squeeze_excite_parameter("bias1", *bias1, x, hidden);
+  if (bias2) check_squeeze_excite_parameter("bias2", *bias2, x, channels);
+  if (scale) check_squeeze_excite_parameter("scale", *scale, x, channels);
+  if (shift) check_squeeze_excite_parameter("shift", *shift, x, channels);
+  STD_TORCH_CHECK(inner >= 0 && inner <= 2,
+                  "squeeze_excite: inner must be 0 (relu), 1 (silu) or 2 (identity), got ", inner);
+  STD_TORCH_CHECK(gate == 0 || gate == 1,
+                  "squeeze_excite: gate must be 0 (sigmoid) or 1 (hard_sigmoid), got ", gate);
+  return {x.size(0), channels, x.size(2) * x.size(3), hidden,
+          is_channels_last(x) && !x.is_contiguous()};
+}
+
+inline SqueezeExciteShape check_squeeze_excite_backward(
+    const Tensor& grad, const Tensor& x, const std::optional<Tensor>& y, const Tensor& mean,
+    const Tensor& s, const Tensor& weight1, const std::optional<Tensor>& bias1,
+    const Tensor& weight2, const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
+    int64_t inner, int64_t gate) {
+  const auto shape =
+      check_squeeze_excite(x, weight1, bias1, weight2, std::nullopt, scale, shift, inner, gate);
+  check_squeeze_excite_map("grad", grad, x);
+  if (y) check_squeeze_excite_map("y", *y, x);
+  for (const auto& [name, tensor] : {std::pair("mean", mean), std::pair("s", s)}) {
+    check_squeeze_excite_parameter(name, tensor, x, shape.samples, shape.channels);
+    STD_TORCH_CHECK(tensor.scalar_type() == squeeze_excite_sum_type(x), "squeeze_excite: ", name,
+                    " must be ", torch::headeronly::toString(squeeze_excite_sum_type(x)), ", got ",
+                    torch::headeronly::toString(tensor.scalar_type()));
+  }
+  return shape;
+}
+
+}  // namespace fastheads

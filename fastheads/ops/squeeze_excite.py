@@ -1,0 +1,204 @@
+"""squeeze_excite: every channel scaled by a gate that sees the mean of all channels.
+
+Hu, Shen, Albanie, Sun, Wu, "Squeeze-and-Excitation Networks", 2017, arXiv:1709.01507, eq. 2-4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
+
+# Their places are the codes of the operator.
+_INNER = {"relu": F.relu, "silu": F.silu, "identity": lambda h: h}
+_GATE = {"sigmoid": torch.sigmoid, "hard_sigmoid": lambda h: F.relu6(h + 3) / 6}
+
+
+def squeeze_excite_reference(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    residual: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    inner: str = "relu",
+    gate: str = "sigmoid",
+    relu: bool = False,
+) -> Tensor:
+    """:func:`squeeze_excite` in plain PyTorch."""
+    u = x if scale is None else x * scale.to(x.dtype)[:, None, None]
+    u = u if shift is None else u + shift.to(x.dtype)[:, None, None]
+    mean = u.mean((2, 3)).to(weight1.dtype)  # squeeze, eq. 2
+    hidden = _INNER[inner](F.linear(mean, weight1.flatten(1), bias1))
+    s = _GATE[gate](F.linear(hidden, weight2.flatten(1), bias2))  # excitation, eq. 3
+    y = s.to(x.dtype)[:, :, None, None] * u  # eq. 4
+    y = y if residual is None else y + residual
+    return y.relu() if relu else y
+
+
+def squeeze_excite(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    residual: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    inner: str = "relu",
+    gate: str = "sigmoid",
+    relu: bool = False,
+) -> Tensor:
+    """Scales every channel by a gate that sees the mean of all channels, and adds a residual.
+
+    With ``u = scale * x + shift`` (a folded batch norm; ``x`` without them), in one operator::
+
+        mean = u.mean((2, 3))                                              # eq. 2
+        s = gate(weight2 @ inner(weight1 @ mean + bias1) + bias2)          # eq. 3
+        y = relu(s * u + residual)                                         # eq. 4
+
+    The samples are scaled while they are still in the cache from the pooling. Hu, Shen, Albanie,
+    Sun, Wu, "Squeeze-and-Excitation Networks", 2017, arXiv:1709.01507.
+
+    Args:
+        x: ``[N, C, H, W]``, float32, float64, float16 or bfloat16, CPU or CUDA; contiguous and
+            channels-last are read in place.
+        weight1: ``[R, C]`` or ``[R, C, 1, 1]``, in the dtype of ``x`` or float32.
+        bias1: ``[R]`` or None.
+        weight2: ``[C, R]`` or ``[C, R, 1, 1]``, in the dtype of ``weight1``.
+        bias2: ``[C]`` or None.
+        residual: shape and dtype of ``x``, or None; in any layout.
+        scale: ``[C]`` or None, in the dtype of ``x`` or float32; not differentiable.
+        shift: as ``scale``.
+        inner: ``"relu"``, ``"silu"`` or ``"identity"``.
+        gate: ``"sigmoid"`` or ``"hard_sigmoid"`` (``relu6(x + 3) / 6``).
+        relu: whether y goes through a last ReLU.
+
+    Returns:
+        ``[N, C, H, W]``, dtype of ``x``, in its layout (contiguous if it has neither of the two).
+
+    Raises:
+        RuntimeError: if shapes, dtypes or devices disagree, or ``scale`` or ``shift`` needs a
+            gradient.
+        ValueError: if ``inner`` or ``gate`` is unknown.
+
+    Differentiable in all but ``scale`` and ``shift``. Sums run in float32 (float64 for float64) in
+    an order that does not depend on the number of threads.
+    """
+    for name, vector in (("scale", scale), ("shift", shift)):
+        if vector is not None and vector.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(f"{name} must not need a gradient, got one with requires_grad")
+    y, _, _ = torch.ops.fastheads.squeeze_excite.default(
+        *(x, weight1.flatten(1), bias1, weight2.flatten(1), bias2, residual, scale, shift),
+        *(_code("inner", inner, _INNER), _code("gate", gate, _GATE), relu),
+    )
+    return y
+
+
+def _code(name: str, key: str, names: dict[str, Any]) -> int:
+    if key not in names:
+        raise ValueError(f"{name} must be one of {', '.join(names)}, got {key!r}")
+    return list(names).index(key)
+
+
+def _like_output(x: Tensor) -> Tensor:
+    in_place = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty_like(x) if in_place else x.new_empty(x.shape)
+
+
+def _sum_type(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+@torch.library.register_fake("fastheads::squeeze_excite")
+def _(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    residual: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    inner: int,
+    gate: int,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, s = (x.new_empty(x.shape[:2], dtype=_sum_type(x)) for _ in range(2))
+    return _like_output(x), mean, s
+
+
+@torch.library.register_fake("fastheads::squeeze_excite_backward")
+def _(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    mean: Tensor,
+    s: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    has_residual: bool,
+    inner: int,
+    gate: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    hidden, grad_hidden = (mean.new_empty(len(mean), len(weight1)) for _ in range(2))
+    grad_residual = _like_output(x) if has_residual else x.new_empty(0)
+    return _like_output(x), grad_residual, hidden, grad_hidden, torch.empty_like(mean)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight1, bias1, weight2, bias2, _, scale, shift, inner, gate, relu = inputs
+    y, mean, s = output
+    ctx.mark_non_differentiable(mean, s)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(
+        x, y if relu else None, mean, s, weight1, bias1, weight2, bias2, scale, shift
+    )
+    ctx.codes = inner, gate
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 11
+    x, y, mean, s, weight1, bias1, weight2, bias2, scale, shift = ctx.saved_tensors
+    _, needs1, _, needs2, _, needs_residual, *_ = ctx.needs_input_grad
+    masked = needs_residual and y is not None  # else grad itself is the residual's
+    grad_x, grad_residual, hidden, grad_hidden, grad_logit = (
+        torch.ops.fastheads.squeeze_excite_backward.default(
+            *(grad, x, y, mean, s, weight1, bias1, weight2, scale, shift, masked, *ctx.codes)
+        )
+    )
+    return (
+        grad_x,
+        (grad_hidden.T @ mean).to(weight1.dtype) if needs1 else None,
+        None if bias1 is None else grad_hidden.sum(0).to(bias1.dtype),
+        (grad_logit.T @ hidden).to(weight2.dtype) if needs2 else None,
+        None if bias2 is None else grad_logit.sum(0).to(bias2.dtype),
+        (grad_residual if masked else grad) if needs_residual else None,
+        *(None,) * 5,
+    )
+
+
+torch.library.register_autograd("fastheads::squeeze_excite", _backward, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.fastheads.squeeze_excite)
+def _(x_shape: Any, weight1_shape: Any, *_: Any, **__: Any) -> int:
+    return 2 * 2 * x_shape[0] * weight1_shape[0] * weight1_shape[1]
+
+
+@register_flop_formula(torch.ops.fastheads.squeeze_excite_backward)
+def _(*shapes: Any, **_: Any) -> int:
+    # hidden again, and the gradients of hidden and mean; those of the weights are matmuls.
+    samples, (hidden, channels) = shapes[1][0], shapes[5]
+    return 2 * 3 * samples * hidden * channels

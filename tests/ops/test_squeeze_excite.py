@@ -1,0 +1,438 @@
+"""squeeze_excite against its reference in float64, literal numbers and every kind of input."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.library import opcheck
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastheads.ops import squeeze_excite, squeeze_excite_reference
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+# N, C, H, W, R: one, primes, odd channels, groups of samples, many pixels, many channels.
+SHAPES = [
+    (1, 1, 1, 1, 1),
+    (2, 7, 5, 3, 3),
+    (9, 33, 7, 7, 8),
+    (3, 130, 1, 1, 17),
+    (1, 67, 28, 28, 4),
+    (1, 9, 112, 112, 2),
+    (5, 1030, 7, 7, 28),
+]
+FORMS = [
+    {},
+    {"relu": True, "residual": True},
+    {"inner": "silu", "gate": "hard_sigmoid", "residual": True},
+    {"inner": "identity", "relu": True, "affine": True},
+    {"gate": "hard_sigmoid", "relu": True, "residual": True, "affine": True, "bias": False},
+]
+
+
+def arguments(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    layout: torch.memory_format = torch.contiguous_format,
+    *,
+    weight_dtype: torch.dtype | None = None,
+    residual: bool = False,
+    affine: bool = False,
+    bias: bool = True,
+    **options: object,
+) -> tuple[list[Tensor | None], dict[str, object]]:
+    """Inputs that need a gradient, and keyword options, for both functions."""
+    *map_shape, hidden = shape
+    channels = shape[1]
+    generator = torch.Generator().manual_seed(sum(shape))
+
+    def normal(*size: int, factor: float = 1.0) -> Tensor:
+        return torch.randn(size, generator=generator) * factor
+
+    maps = [normal(*map_shape) for _ in range(1 + residual)]
+    maps = [x.to(device, dtype).contiguous(memory_format=layout).requires_grad_() for x in maps]
+    weights = [
+        normal(hidden, channels, factor=channels**-0.5),
+        normal(hidden),
+        normal(channels, hidden, factor=hidden**-0.5),
+        normal(channels),
+    ]
+    weights = [w.to(device, weight_dtype or dtype).requires_grad_() for w in weights]
+    if not bias:
+        weights[1] = weights[3] = None
+    if affine:
+        options |= {"scale": normal(channels).to(device, dtype), "shift": normal(channels)}
+        options["shift"] = options["shift"].to(device, dtype)
+    return [maps[0], *weights, *maps[1:]], options
+
+
+def in_float64(args: list[Tensor | None], options: dict[str, object]):
+    def double(t):
+        return t.detach().double().requires_grad_(t.requires_grad) if torch.is_tensor(t) else t
+
+    return [double(t) for t in args], {key: double(value) for key, value in options.items()}
+
+
+def results(function, args, options, grad: Tensor) -> list[Tensor]:
+    y = function(*args, **options)
+    inputs = [t for t in args if t is not None]
+    return [y, *torch.autograd.grad(y, inputs, grad.to(y.dtype))]
+
+
+def assert_as_accurate(args, options, *, factor: float = 2.0) -> None:
+    """At most twice as far from float64 as plain PyTorch, and one ulp of the largest value."""
+    with torch.no_grad():
+        exact_args, exact_options = in_float64(args, options)
+        exact_y = squeeze_excite_reference(*exact_args, **(exact_options | {"relu": False}))
+    x, eps = args[0], torch.finfo(args[0].dtype).eps
+    grad = torch.randn(exact_y.shape, generator=torch.Generator().manual_seed(1)).to(x)
+    grad *= exact_y.abs() > 8 * eps * (1 + exact_y.abs().max())  # there rounding decides the ReLU
+    every = results(squeeze_excite_reference, exact_args, exact_options, grad)
+    eager = results(squeeze_excite_reference, args, options, grad)
+    ours = results(squeeze_excite, args, options, grad)
+    for i, (mine, theirs, exact) in enumerate(zip(ours, eager, every, strict=True)):
+        assert mine.dtype == theirs.dtype and mine.shape == theirs.shape
+        # Those of the weights are sums over pixels, of the first layer over channels as well:
+        # what they pass through on the way counts.
+        terms = 0 if i < 2 else x.numel() if i < 4 else x.numel() / x.shape[1]
+        largest = max(exact.abs().max(), terms**0.5)
+        error, allowed = ((t.double() - exact).abs().max() for t in (mine, theirs))
+        allowed = factor * allowed + max(eps, 1e-13) * largest  # float64 is the oracle itself
+        assert error <= allowed, (i, float(error), float(allowed))
+
+
+def test_squeeze_and_excitation_eq_2_to_4(device):
+    """By hand: means 2 and -1, hidden 2 - (-1) = 3, logits 0 and 3 - 3 = 0, so s = 1/2."""
+    x = torch.tensor([[[[1.0, 3.0]], [[-3.0, 1.0]]]], device=device)
+    weight1 = torch.tensor([[1.0, -1.0]], device=device)
+    weight2 = torch.tensor([[0.0], [1.0]], device=device)
+    bias2 = torch.tensor([0.0, -3.0], device=device)
+    y = squeeze_excite(x, weight1, None, weight2, bias2)
+    assert y.tolist() == [[[[0.5, 1.5]], [[-1.5, 0.5]]]]
+    residual = torch.ones_like(x)
+    y = squeeze_excite(x, weight1, None, weight2, bias2, residual, relu=True)
+    assert y.tolist() == [[[[1.5, 2.5]], [[0.0, 1.5]]]]
+
+
+def test_inner_and_gate_by_hand(device):
+    """One channel of mean 1: silu(1) = sigmoid(1); hard_sigmoid(1) = 4/6; u = 2 x - 1."""
+    x, one = torch.ones(1, 1, 1, 1, device=device), torch.ones(1, 1, device=device)
+    for inner, gate, expected in [
+        ("identity", "hard_sigmoid", 4 / 6),
+        ("relu", "sigmoid", 0.731058578630),
+        ("silu", "hard_sigmoid", (0.731058578630 + 3) / 6),
+    ]:
+        y = squeeze_excite(x, one, None, one, None, inner=inner, gate=gate)
+        assert y.item() == pytest.approx(expected, rel=1e-6)
+    affine = {"scale": one[0] * 2, "shift": one[0] * -1}
+    y = squeeze_excite(x * 2, one, None, one, None, gate="hard_sigmoid", **affine)
+    assert y.item() == pytest.approx(3 * 1.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_as_accurate_as_eager(shape, layout, dtype, device):
+    for form in FORMS:
+        assert_as_accurate(*arguments(shape, dtype, device, layout, **form))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_float32_weights(dtype, device):
+    args, options = arguments(
+        (3, 40, 9, 9, 10), dtype, device, weight_dtype=torch.float32, residual=True, relu=True
+    )
+    assert_as_accurate(args, options)
+
+
+@given(
+    shape=st.tuples(
+        *(st.integers(0, 5), st.integers(1, 70), st.integers(1, 12), st.integers(1, 12))
+    ),
+    hidden=st.integers(1, 20),
+    layout=st.sampled_from(LAYOUTS),
+    form=st.sampled_from(FORMS),
+)
+@settings(max_examples=40)
+def test_equals_reference_on_any_shape(shape, hidden, layout, form):
+    args, options = arguments((*shape, hidden), torch.float64, torch.device("cpu"), layout, **form)
+    grad = torch.randn(shape, dtype=torch.float64)
+    ours = results(squeeze_excite, args, options, grad)
+    for mine, theirs in zip(
+        ours, results(squeeze_excite_reference, args, options, grad), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+def test_gradcheck(layout, device):
+    for form in FORMS:
+        args, options = arguments((2, 5, 3, 2, 3), torch.float64, device, layout, **form)
+        given = [i for i, t in enumerate(args) if t is not None]
+
+        def call(*tensors: Tensor, args=args, given=given, options=options) -> Tensor:
+            every = list(args)
+            for i, t in zip(given, tensors, strict=True):
+                every[i] = t
+            return squeeze_excite(*every, **options)
+
+        assert torch.autograd.gradcheck(call, [args[i] for i in given])
+
+
+def test_opcheck(device):
+    op = torch.ops.fastheads.squeeze_excite.default
+    args, _ = arguments((2, 6, 4, 3, 3), torch.float32, device, residual=True)
+    x, *weights, residual = args
+    vector = torch.rand(6, device=device)
+    for change in (
+        lambda t: t,
+        lambda t: t.contiguous(memory_format=torch.channels_last),
+        lambda t: t.transpose(2, 3),
+        lambda t: t[:, :, ::2],
+        lambda t: t.detach(),
+    ):
+        changed = change(x.detach()).requires_grad_(change(x).requires_grad)
+        other = change(residual.detach()).requires_grad_()
+        opcheck(op, (changed, *weights, other, None, None, 0, 0, True))
+        opcheck(op, (changed, *weights, None, vector, vector, 1, 1, False))
+    _, mean, s = op(x, *weights, None, None, None, 0, 0, False)
+    y, w = torch.rand_like(x), [t.detach() for t in weights]
+    for mask, stores in ((y, True), (None, True), (y, False), (None, False)):
+        opcheck(
+            torch.ops.fastheads.squeeze_excite_backward.default,
+            (x.detach(), x.detach(), mask, mean, s, *w[:3], vector, vector, stores, 1, 0),
+        )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+def test_output_is_in_the_layout_of_x(layout, device):
+    (x, *weights, residual), _ = arguments(
+        (2, 6, 4, 3, 3), torch.float32, device, layout, residual=True
+    )
+    y = squeeze_excite(x, *weights, residual)
+    assert y.stride() == x.stride()
+    for other in LAYOUTS:
+        moved = residual.contiguous(memory_format=other)
+        assert torch.equal(squeeze_excite(x, *weights, moved), y)
+    strided = torch.randn(2, 12, 4, 3, device=device)[:, ::2]
+    y = squeeze_excite(strided, *weights)
+    assert y.is_contiguous() and torch.equal(y, squeeze_excite(strided.contiguous(), *weights))
+
+
+def test_convolution_weights(device):
+    """The four-dimensional weights of 1 x 1 convolutions give the same."""
+    (x, weight1, bias1, weight2, bias2), _ = arguments((2, 6, 4, 3, 3), torch.float32, device)
+    y = squeeze_excite(x, weight1, bias1, weight2, bias2)
+    four = squeeze_excite(x, weight1[:, :, None, None], bias1, weight2[:, :, None, None], bias2)
+    assert torch.equal(y, four)
+
+
+@pytest.mark.parametrize("needed", range(6))
+def test_gradient_of_one_input_alone(needed, device):
+    args, options = arguments((2, 6, 4, 3, 3), torch.float64, device, residual=True, relu=True)
+    args = [t.detach().requires_grad_(i == needed) for i, t in enumerate(args)]
+    (ours,), (theirs,) = (
+        torch.autograd.grad(f(*args, **options).square().sum(), [args[needed]])
+        for f in (squeeze_excite, squeeze_excite_reference)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_residual_is_x(device):
+    (x, *weights), _ = arguments((2, 6, 4, 3, 3), torch.float64, device)
+    (ours,), (theirs,) = (
+        torch.autograd.grad(f(x, *weights, x, relu=True).sum(), [x])
+        for f in (squeeze_excite, squeeze_excite_reference)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 4, 4), (2, 8, 0, 4), (2, 0, 3, 3)])
+def test_empty(shape, device):
+    x = torch.empty(shape, device=device, requires_grad=True)
+    weight = torch.ones(3, shape[1], device=device, requires_grad=True)
+    y = squeeze_excite(x, weight, None, weight.T, None)
+    assert y.shape == shape
+    grad_x, grad_weight = torch.autograd.grad(y.sum(), [x, weight])
+    assert grad_x.shape == shape and grad_weight.shape == weight.shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_and_infinity_as_eager(dtype, device):
+    """A channel with NaN spoils its sample alone; a last ReLU keeps NaN; rounding makes no NaN."""
+    args, _ = arguments((3, 20, 6, 6, 4), dtype, device)
+    with torch.no_grad():
+        args[0][1, 3, 2, 2] = torch.nan
+        args[0][2, 5, 1, 1] = torch.finfo(dtype).max
+        y = squeeze_excite(*args, relu=True)
+        z = squeeze_excite_reference(*args, relu=True)
+    assert torch.equal(y[:2].isnan(), z[:2].isnan()) and y[1].isnan().any()
+    assert not y[0].isnan().any() and not y[2].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_16_bit_number_survives(dtype):
+    """With s = 1 the maps go through unchanged, whatever their bits: loads and stores are exact."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    x = bits.view(dtype)
+    x = x[x.abs() < 1e33].reshape(1, 1, 1, -1)  # so that the sum is finite
+    none, high = torch.zeros(1, 1, dtype=dtype), torch.full((1,), 3.0, dtype=dtype)
+    for form in (x, x.transpose(1, 3)):
+        w = none.expand(1, form.shape[1])
+        y = squeeze_excite(form, w, None, w.T, high.expand(form.shape[1]), gate="hard_sigmoid")
+        assert torch.equal(y, form)
+
+
+def test_does_not_depend_on_threads():
+    threads = torch.get_num_threads()
+    for shape in ((1, 70, 20, 20, 8), (3, 70, 20, 20, 8), (16, 70, 20, 20, 8)):
+        for layout in LAYOUTS:
+            args, options = arguments(
+                shape, torch.float32, torch.device("cpu"), layout, residual=True, relu=True
+            )
+            grad = torch.randn(shape[:4])
+            try:
+                torch.set_num_threads(1)
+                one = results(squeeze_excite, args, options, grad)
+                torch.set_num_threads(max(2, threads))
+                more = results(squeeze_excite, args, options, grad)
+            finally:
+                torch.set_num_threads(threads)
+            # The gradients of the weights are matmuls of PyTorch's.
+            assert torch.equal(one[0], more[0]) and torch.equal(one[1], more[1])
+
+
+@pytest.mark.parametrize("capability", ["avx2", "default"])
+def test_with_lesser_instruction_sets(capability):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    run = subprocess.run(
+        [*command, "-k", "accurate and (33 or 67) or every_16 or nan or float32"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout + run.stderr
+
+
+def test_compile(device):
+    args, options = arguments((2, 6, 4, 3, 3), torch.float32, device, residual=True, relu=True)
+    grad = torch.randn(2, 6, 4, 3, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(squeeze_excite, fullgraph=True, backend="aot_eager")
+        ours = results(compiled, args, options, grad)
+    for mine, theirs in zip(ours, results(squeeze_excite, args, options, grad), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_inference_and_autocast(device):
+    args, options = arguments(
+        (2, 6, 4, 3, 3), torch.bfloat16, device, weight_dtype=torch.float32, residual=True
+    )
+    y = squeeze_excite(*args, **options)
+    with torch.inference_mode():
+        assert torch.equal(squeeze_excite(*args, **options), y)
+    with torch.autocast(device.type, torch.bfloat16):
+        assert torch.equal(squeeze_excite(*args, **options), y)
+
+
+def test_flops(device):
+    """N = 2, C = 6, R = 3: two layers of 18 forward, and five backward, 2 a multiply-add."""
+    args, options = arguments((2, 6, 4, 3, 3), torch.float32, device)
+    with FlopCounterMode(display=False) as forward:
+        y = squeeze_excite(*args, **options)
+    with FlopCounterMode(display=False) as backward:
+        y.sum().backward()
+    assert forward.get_total_flops() == 2 * 2 * 2 * 18
+    assert backward.get_total_flops() == 2 * 5 * 2 * 18
+
+
+def rejected(device):
+    """Every check once: a call and a part of its sentence."""
+    (x, w1, b1, w2, b2, r), _ = arguments((2, 6, 4, 3, 3), torch.float32, device, residual=True)
+    every = {"x": x, "weight1": w1, "bias1": b1, "weight2": w2, "bias2": b2, "residual": r}
+    every = {key: value.detach() for key, value in every.items()}
+    zeros = torch.zeros(2, 6, device=device)
+    op = torch.ops.fastheads.squeeze_excite
+    backward = torch.ops.fastheads.squeeze_excite_backward
+
+    def call(**changes):
+        return lambda: squeeze_excite(**(every | changes))
+
+    def back(grad=x, y=None, mean=zeros):
+        return lambda: backward(grad, x, y, mean, mean, w1, b1, w2, None, None, False, 0, 0)
+
+    yield call(x=x[0]), "x must be [N, C, H, W], got 3 dimensions"
+    yield call(x=x.int()), "x must be float32, float64, float16 or bfloat16, got Int"
+    yield call(weight1=w1[:, :5]), "weight1 must be [3, 6], got"
+    yield call(weight2=w2[:, :2]), "weight2 must be [6, 3], got"
+    yield call(weight2=w2.bfloat16()), "weight2 must be Float as x, got BFloat16"
+    yield call(bias1=b1[:2]), "bias1 must be [3], got"
+    yield call(bias2=b2[None]), "bias2 must be [6], got 2 dimensions"
+    yield call(bias2=b2.double()), "bias2 must be Float as x, got Double"
+    yield call(residual=r[:1]), "residual must have the shape of x"
+    yield call(residual=r.bfloat16()), "residual must be Float as x, got BFloat16"
+    yield call(scale=b1.detach()), "scale must be [6], got"
+    yield call(shift=b1.detach()), "shift must be [6], got"
+    yield call(scale=b2), "scale must not need a gradient"
+    yield call(shift=b2), "shift must not need a gradient"
+    mixed = every | {"x": x.detach().bfloat16(), "residual": None, "weight2": w2.bfloat16()}
+    yield lambda: squeeze_excite(**mixed), "weight2 must be Float as weight1, got BFloat16"
+    yield lambda: op(x, b1, b1, w2, b2, None, None, None, 0, 0, False), "weight1 must be [R, C]"
+    yield lambda: op(x, w1, b1, w2, b2, None, None, None, 3, 0, False), "inner must be 0 (relu)"
+    yield lambda: op(x, w1, b1, w2, b2, None, None, None, 0, 2, False), "gate must be 0 (sigmoid)"
+    yield back(grad=x[:1]), "grad must have the shape of x"
+    yield back(y=x[:1]), "y must have the shape of x"
+    yield back(mean=zeros.T), "mean must be [2, 6]"
+    if device.type == "cuda":
+        yield call(residual=r.cpu()), "residual must be on the device of x"
+        yield call(bias1=b1.cpu()), "bias1 must be on the device of x"
+
+
+def test_rejects(device):
+    for call, message in rejected(device):
+        with pytest.raises(RuntimeError) as error:
+            call()
+        assert message in str(error.value), message
+
+
+def test_rejects_unknown_names(device):
+    args, _ = arguments((1, 2, 1, 1, 1), torch.float32, device)
+    with pytest.raises(ValueError, match="inner must be one of relu, silu, identity, got 'gelu'"):
+        squeeze_excite(*args, inner="gelu")
+    with pytest.raises(ValueError, match="gate must be one of sigmoid, hard_sigmoid, got 'tanh'"):
+        squeeze_excite(*args, gate="tanh")
+
+
+@pytest.mark.cuda
+def test_side_stream():
+    args, options = arguments((8, 64, 28, 28, 8), torch.float32, torch.device("cuda"), relu=True)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream), torch.no_grad():
+        x = args[0].clone().neg_()
+        y = squeeze_excite(x, *args[1:], **options)
+    stream.synchronize()
+    torch.testing.assert_close(y, squeeze_excite_reference(-args[0], *args[1:], **options))
+
+
+@pytest.mark.cuda
+def test_cuda_graph():
+    args, options = arguments((8, 64, 28, 28, 8), torch.float32, torch.device("cuda"), relu=True)
+    with torch.no_grad():
+        squeeze_excite(*args, **options)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = squeeze_excite(*args, **options)
+        args[0].neg_()
+        graph.replay()
+        torch.cuda.synchronize()
+        torch.testing.assert_close(y, squeeze_excite_reference(*args, **options))
