@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from .. import _C
 from ..ops import topk_co_detection_, topk_confusion_, topk_indices
 from ..targets import SparseTargets
+from .sorted_pairs import SortedPairs
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -29,16 +31,17 @@ class ConfusionCounts:
     Warde-Farley, Rabinovich, Anguelov, "Self-informed neural network structure learning", 2015.
 
     Counts are dense while ``[num_labels, num_labels]`` int32 fits ``memory_limit`` (int64 from 2^31
-    samples on, at twice the memory); beyond, they are sparse and on the host, in at most 48 bytes a
-    pair that occurred and, while counting, 12 bytes for each of at most ``2^19 (k + 1)`` more pairs
-    (640 MB at ``k=100``). Up to 34 MB of top labels wait to be counted together.
+    samples on, at twice the memory); beyond, they are sparse. On the CPU those take at most 48
+    bytes a pair that occurred and, while counting, 12 bytes for each of at most ``2^19 (k + 1)``
+    more pairs (640 MB at ``k=100``); on a GPU at most 32 bytes a pair, and about as many again
+    three times while runs are merged. Up to 34 MB of top labels wait to be counted together.
 
     Args:
         num_labels: size of the label space.
         k: how many of the best labels of a sample count as detected.
         kind: ``confusion`` or ``co_detection``.
         memory_limit: bytes that a dense matrix may take.
-        device: where a dense matrix lies.
+        device: where the counts lie.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -68,11 +71,11 @@ class ConfusionCounts:
             raise ValueError(f"kind must be 'confusion' or 'co_detection', got {kind!r}")
         self.num_labels, self.k, self.kind = num_labels, k, kind
         self.num_samples = 0
+        self._device = torch.device(device)
         self._dense: Tensor | None = None
-        self._pairs = _C.PairCounts(num_labels)
+        self._pairs = self._no_pairs()
         if 4 * num_labels**2 <= memory_limit:
             self._dense = torch.zeros(num_labels, num_labels, dtype=torch.int32, device=device)
-        self._device = torch.device(device) if self._dense is not None else torch.device("cpu")
         self._tops: list[Tensor] = []
         self._targets: list[SparseTargets] = []
 
@@ -140,6 +143,46 @@ class ConfusionCounts:
                 counts = counts.to(self._device, self._dense.dtype)
                 self._dense.view(-1).index_add_(0, where, counts)
 
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> None:
+        """Replaces the counts on every rank by their sum over the ranks; once, after counting.
+
+        Does nothing where ``torch.distributed`` is not initialised.
+
+        Args:
+            group: the ranks, all by default; gloo or NCCL.
+
+        Raises:
+            ValueError: if the counts of the ranks have different settings.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        self._flush()
+        settings = {name: getattr(self, name) for name in ("num_labels", "k", "kind")}
+        mine = ({**settings, "dense": self._dense is not None}, self.num_samples)
+        gathered = [mine] * dist.get_world_size(group)
+        dist.all_gather_object(gathered, mine, group=group)
+        for rank, (theirs, _) in enumerate(gathered):
+            if theirs != mine[0]:
+                raise ValueError(f"counts of rank {rank} must be {mine[0]}, got {theirs}")
+        self.num_samples = sum(samples for _, samples in gathered)
+        # NCCL carries only what lies on a GPU.
+        onto_gpu = self._device.type == "cpu" and dist.get_backend(group) == "nccl"
+        carrier = torch.device("cuda") if onto_gpu else self._device
+        if self._dense is not None:
+            self._widen()
+            summed = self._dense.to(carrier)
+            dist.all_reduce(summed, group=group)
+            self._dense = summed.to(self._device)
+        else:
+            own = [torch.from_numpy(part).to(carrier) for part in self._rows()]
+            for source in range(len(gathered)):
+                if source == dist.get_rank(group):
+                    _broadcast(own, source, group)
+                else:
+                    empty = [torch.empty_like(own[0]), own[1].new_empty(0), own[2].new_empty(0)]
+                    run = _broadcast(empty, source, group)
+                    self._pairs.add_run(*(part.cpu().numpy() for part in run))
+
     def matrix(self) -> csr_array:
         """The counts, ``[num_labels, num_labels]``, int64.
 
@@ -182,8 +225,9 @@ class ConfusionCounts:
         if self._dense is not None:
             self._dense = state["dense"].to(self._device, copy=True)
         else:
-            self._pairs = _C.PairCounts(self.num_labels)
-            self._pairs.add_run(*(state[name].numpy() for name in ("offsets", "columns", "counts")))
+            self._pairs = self._no_pairs()
+            run = (state[name].cpu().numpy() for name in ("offsets", "columns", "counts"))
+            self._pairs.add_run(*run)
 
     def _check_annotation(self, targets: SparseTargets) -> None:
         bad = ((targets.indices < 0) | (targets.indices >= self.num_labels)).nonzero()
@@ -206,13 +250,19 @@ class ConfusionCounts:
             else:
                 topk_confusion_(self._dense, top, targets.indices, targets.offsets)
         else:
-            threads = torch.get_num_threads()
-            if targets is None:
-                self._pairs.add_co_detection(top.numpy(), threads)
+            parts = (top,) if targets is None else (top, targets.indices, targets.offsets)
+            add = "add_co_detection" if targets is None else "add_confusion"
+            if isinstance(self._pairs, SortedPairs):
+                getattr(self._pairs, add)(*parts)
             else:
-                arrays = (top.numpy(), targets.indices.numpy(), targets.offsets.numpy())
-                self._pairs.add_confusion(*arrays, threads)
+                arrays = (part.numpy() for part in parts)
+                getattr(self._pairs, add)(*arrays, torch.get_num_threads())
         self._tops, self._targets = [], []
+
+    def _no_pairs(self) -> _C.PairCounts | SortedPairs:
+        if self._device.type == "cpu":
+            return _C.PairCounts(self.num_labels)
+        return SortedPairs(self.num_labels, self._device)
 
     def _widen(self) -> None:
         """Keeps a cell, which gains at most 1 a sample, from passing 2^31 - 1."""
@@ -232,6 +282,16 @@ class ConfusionCounts:
             counts.append(cells[rows, cols].astype(np.int64))
             sizes.append(np.bincount(rows, minlength=len(cells)))
         return np.concatenate(sizes).cumsum(), np.concatenate(columns), np.concatenate(counts)
+
+
+def _broadcast(run: list[Tensor], source: int, group: dist.ProcessGroup | None) -> list[Tensor]:
+    """The sparse counts of rank ``source``: offsets, columns, counts; ``run`` there."""
+    offsets, *entries = run
+    dist.broadcast(offsets, group_src=source, group=group)
+    entries = [part.resize_(int(offsets[-1])) for part in entries]
+    for part in entries:
+        dist.broadcast(part, group_src=source, group=group)
+    return [offsets, *entries]
 
 
 def _concatenate(parts: list[SparseTargets]) -> SparseTargets:

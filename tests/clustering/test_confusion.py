@@ -7,12 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastheads import _C
+from fastheads.clustering import sorted_pairs
 from fastheads.clustering.confusion import ConfusionCounts
+from fastheads.clustering.sorted_pairs import SortedPairs
 from fastheads.ops import topk_indices
 from fastheads.targets import SparseTargets
 
 KINDS = ["confusion", "co_detection"]
-FORMS = {"dense": 2**30, "sparse": 0}
+
+
+class Sorted(ConfusionCounts):
+    """Sparse in tensors, as they are on a GPU."""
+
+    def _no_pairs(self):
+        return SortedPairs(self.num_labels, self._device)
+
+
+FORMS = {"dense": (ConfusionCounts, 2**30), "sparse": (ConfusionCounts, 0), "sorted": (Sorted, 0)}
 
 
 def batches(seed: int, labels: int, count: int, rows: int = 8):
@@ -37,18 +48,19 @@ def brute_force(kind: str, labels: int, k: int, data) -> np.ndarray:
     return expected
 
 
-def counted(kind: str, labels: int, k: int, data, form: str) -> ConfusionCounts:
-    counts = ConfusionCounts(labels, k, kind, memory_limit=FORMS[form])
+def counted(kind: str, labels: int, k: int, data, form: str, device="cpu") -> ConfusionCounts:
+    form_of_counts, limit = FORMS[form]
+    counts = form_of_counts(labels, k, kind, memory_limit=limit, device=device)
     for scores, targets in data:
-        counts.update(scores, targets)
+        counts.update(scores.to(device), targets.to(device))
     return counts
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_equals_brute_force(kind, form):
+def test_equals_brute_force(kind, form, device):
     data = list(batches(0, 37, 20))
-    counts = counted(kind, 37, 5, data, form)
+    counts = counted(kind, 37, 5, data, form, device)
     matrix = counts.matrix()
     assert matrix.dtype == np.int64 and matrix.shape == (37, 37) and matrix.has_sorted_indices
     np.testing.assert_array_equal(matrix.toarray(), brute_force(kind, 37, 5, data))
@@ -62,25 +74,26 @@ def test_equals_brute_force(kind, form):
     st.sampled_from(KINDS),
     st.booleans(),
 )
-def test_dense_equals_sparse(seed, labels, count, kind, look_between):
+def test_all_forms_are_equal(seed, labels, count, kind, look_between):
     k = 1 + seed % labels
     data = list(batches(seed, labels, count))
-    dense, sparse = (counted(kind, labels, k, [], form) for form in FORMS)
+    forms = [counted(kind, labels, k, [], form) for form in FORMS]
     for batch in data:
-        dense.update(*batch)
-        sparse.update(*batch)
-        if look_between:
-            assert (dense.matrix() != sparse.matrix()).nnz == 0
-    np.testing.assert_array_equal(dense.matrix().toarray(), brute_force(kind, labels, k, data))
-    np.testing.assert_array_equal(sparse.matrix().toarray(), dense.matrix().toarray())
+        for counts in forms:
+            counts.update(*batch)
+            if look_between:
+                assert (counts.matrix() != forms[0].matrix()).nnz == 0
+    expected = brute_force(kind, labels, k, data)
+    for counts in forms:
+        np.testing.assert_array_equal(counts.matrix().toarray(), expected)
 
 
 @pytest.mark.parametrize("first", FORMS)
 @pytest.mark.parametrize("second", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_merge_adds(kind, second, first):
+def test_merge_adds(kind, second, first, device):
     data = list(batches(1, 30, 12))
-    ours = counted(kind, 30, 4, data[:5], first)
+    ours = counted(kind, 30, 4, data[:5], first, device)
     theirs = counted(kind, 30, 4, data[5:], second)
     ours.merge(theirs)
     np.testing.assert_array_equal(ours.matrix().toarray(), brute_force(kind, 30, 4, data))
@@ -90,14 +103,14 @@ def test_merge_adds(kind, second, first):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_continues_from_its_state(kind, form, tmp_path):
+def test_continues_from_its_state(kind, form, device, tmp_path):
     data = list(batches(2, 30, 12))
-    first = counted(kind, 30, 4, data[:7], form)
+    first = counted(kind, 30, 4, data[:7], form, device)
     torch.save(first.state_dict(), tmp_path / "counts.pt")
-    resumed = counted(kind, 30, 4, data[:2], form)
+    resumed = counted(kind, 30, 4, data[:2], form, device)
     resumed.load_state_dict(torch.load(tmp_path / "counts.pt", weights_only=True))
-    for batch in data[7:]:
-        resumed.update(*batch)
+    for scores, targets in data[7:]:
+        resumed.update(scores.to(device), targets)
     np.testing.assert_array_equal(resumed.matrix().toarray(), brute_force(kind, 30, 4, data))
     assert resumed.num_samples == sum(len(scores) for scores, _ in data)
     np.testing.assert_array_equal(first.matrix().toarray(), brute_force(kind, 30, 4, data[:7]))
@@ -112,11 +125,20 @@ def test_counts_widen_before_they_overflow():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_hundred_thousand_labels(kind):
+@pytest.mark.parametrize("most", [1, 7, 40])
+def test_sorted_in_small_parts(kind, most, monkeypatch):
+    monkeypatch.setattr(sorted_pairs, "_MAX_PAIRS", most)
+    data = list(batches(4, 30, 12))
+    counts = counted(kind, 30, 4, data, "sorted")
+    np.testing.assert_array_equal(counts.matrix().toarray(), brute_force(kind, 30, 4, data))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hundred_thousand_labels(kind, device):
     labels, k = 100_000, 50
     scores = torch.randn(6, labels)
     targets = SparseTargets.from_lists([[n, labels - 1 - n] for n in range(6)])
-    counts = ConfusionCounts(labels, k, kind)
+    counts = ConfusionCounts(labels, k, kind, device=device)
     counts.update(scores[:4], targets.select(torch.arange(4)))
     counts.update(scores[4:], targets.select(torch.arange(4, 6)))
     matrix = counts.matrix()
@@ -130,13 +152,18 @@ def test_hundred_thousand_labels(kind):
         assert matrix.diagonal().sum() == 6 * k
 
 
-def test_many_runs_merge_exactly():
+@pytest.mark.parametrize("form", ["host", "tensors"])
+def test_many_runs_merge_exactly(form):
     """Runs of growing and shrinking size, so that merges cascade."""
-    pairs, expected = _C.PairCounts(200), np.zeros((200, 200), np.int64)
+    pairs = _C.PairCounts(200) if form == "host" else SortedPairs(200, "cpu")
+    expected = np.zeros((200, 200), np.int64)
     generator = np.random.default_rng(3)
     for size in [1, 1, 50, 2, 1, 1, 300, 7, 7, 7, 1]:
         top = np.stack([generator.permutation(200)[:9] for _ in range(size)])
-        pairs.add_co_detection(top, 2)
+        if form == "host":
+            pairs.add_co_detection(top, 2)
+        else:
+            pairs.add_co_detection(torch.from_numpy(top))
         for row in np.sort(top):
             for a, i in enumerate(row):
                 expected[i, row[a:]] += 1
@@ -168,6 +195,15 @@ def test_rejects():
         (
             lambda: counts.load_state_dict(ConfusionCounts(6, 2).state_dict()),
             "state must have num_labels=5, got 6",
+        ),
+        (lambda: SortedPairs(2**30 + 1, "cpu"), "num_labels must be between 1 and 2^30"),
+        (
+            lambda: SortedPairs(3, "cpu").add_co_detection(torch.tensor([[1, 3]])),
+            "top must hold labels from 0 to 2, got 3",
+        ),
+        (
+            lambda: SortedPairs(3, "cpu").add_confusion(*map(torch.tensor, ([[1]], [-1], [0, 1]))),
+            "indices must hold labels from 0 to 2, got -1",
         ),
         (lambda: _C.PairCounts(0), "num_labels must be between 1"),
         (lambda: _C.PairCounts(3).add_co_detection(np.array([[3]])), "labels from 0 to 2, got 3"),
