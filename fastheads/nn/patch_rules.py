@@ -1,0 +1,205 @@
+"""Which modules of torchvision and timm are a squeeze-excitation that one operator computes.
+
+Classes are known by name, so that neither library is imported, and by the attributes that their
+``forward`` reads, so that a release which computes something else is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Excitation(NamedTuple):
+    """Names of the layers in a class of SE modules."""
+
+    fc1: str
+    inner: str
+    fc2: str
+    gate: str
+    reads: str  # what else its forward reads
+
+
+class Tail(NamedTuple):
+    """Names of the layers in a class of residual blocks that end in SE, sum and ReLU."""
+
+    body: tuple[str, ...]  # in the order of their calls
+    norm: str  # the last of the branch; empty where an activation follows it
+    se: str
+    act: str
+    reads: str  # what else its forward reads
+
+
+class Formula(NamedTuple):
+    """What an SE module computes."""
+
+    fc1: nn.Conv2d
+    fc2: nn.Conv2d
+    inner: str
+    gate: str
+
+
+_EXCITATIONS = {
+    "torchvision.ops.misc.SqueezeExcitation": Excitation(
+        "fc1", "activation", "fc2", "scale_activation", "_scale avgpool"
+    ),
+    "timm.layers.squeeze_excite.SEModule": Excitation(
+        "fc1", "act", "fc2", "gate", "mean add_maxpool amax bn"
+    ),
+    "timm.models._efficientnet_blocks.SqueezeExcite": Excitation(
+        "conv_reduce", "act1", "conv_expand", "gate", "mean"
+    ),
+    "timm.models.senet.SEModule": Excitation("fc1", "relu", "fc2", "sigmoid", "mean"),
+}
+_OTHER_FORMULAS = {
+    "timm.layers.squeeze_excite.EffectiveSEModule": "it has one layer, not two",
+    "timm.layers.squeeze_excite.SqueezeExciteCl": "its channels are the last dimension",
+}
+_TAILS = {
+    "timm.models.resnet.BasicBlock": Tail(
+        ("conv1", "bn1", "drop_block", "act1", "aa", "conv2"),
+        *("bn2", "se", "act2", "drop_path downsample"),
+    ),
+    "timm.models.resnet.Bottleneck": Tail(
+        ("conv1", "bn1", "act1", "conv2", "bn2", "drop_block", "act2", "aa", "conv3"),
+        *("bn3", "se", "act3", "drop_path downsample"),
+    ),
+    "timm.models.senet.Bottleneck": Tail(
+        ("conv1", "bn1", "relu", "conv2", "bn2", "relu", "conv3"),
+        *("bn3", "se_module", "relu", "downsample"),
+    ),
+    "timm.models.senet.SEResNetBlock": Tail(
+        ("conv1", "bn1", "relu", "conv2", "bn2", "relu"),
+        *("", "se_module", "relu", "downsample"),
+    ),
+}
+_INNER = {
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.SiLU": "silu",
+    "torch.nn.modules.linear.Identity": "identity",
+}
+_GATE = {
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    "timm.layers.activations.Sigmoid": "sigmoid",
+    "torch.nn.modules.activation.Hardsigmoid": "hard_sigmoid",
+}
+_LOOKS_LIKE_ONE = re.compile(r"(?i)squeeze_?excit|^(e|effective)?_?se_?(module|layer)$")
+
+
+def excitation(cls: type[nn.Module]) -> Excitation | str | None:
+    """The layers of a class of SE modules, or why it is none of ours; None for other classes."""
+    owner = _path(_forward_owner(cls))
+    if owner in _OTHER_FORMULAS:
+        return _OTHER_FORMULAS[owner]
+    if owner not in _EXCITATIONS:
+        return "its class is unknown" if _LOOKS_LIKE_ONE.search(cls.__name__) else None
+    rule = _EXCITATIONS[owner]
+    return rule if _reads(cls, *rule) else "its forward is not the known one"
+
+
+def residual_tail(cls: type[nn.Module]) -> Tail | str | None:
+    """The layers of a class of residual blocks with SE, as :func:`excitation`."""
+    rule = _TAILS.get(_path(_forward_owner(cls)))
+    if rule is None:
+        return None
+    known = _reads(cls, *rule.body, *rule[1:])
+    return rule if known else "its forward is not the known one"
+
+
+def formula(module: nn.Module, rule: Excitation) -> Formula | str:
+    """What an SE module computes now, or why the operator cannot."""
+    fc1, inner, fc2, gate = parts = [getattr(module, name) for name in rule[:4]]
+    if changed := _changed(module, *parts):
+        return changed
+    if not (_is_pointwise(fc1) and _is_pointwise(fc2)):
+        return "its layers are not plain 1x1 convolutions"
+    if (inner_name := _INNER.get(_path(type(inner)))) is None:
+        return f"its inner activation is {type(inner).__name__}"
+    if (gate_name := _GATE.get(_path(type(gate)))) is None:
+        return f"its gate is {type(gate).__name__}"
+    if getattr(module, "add_maxpool", False):
+        return "it also pools by maximum"
+    norm = getattr(module, "bn", None)
+    if not (norm is None or type(norm) is nn.Identity):
+        return f"{type(norm).__name__} between its layers"
+    return Formula(fc1, fc2, inner_name, gate_name)
+
+
+def tail_obstacle(block: nn.Module, rule: Tail) -> str:
+    """Why the operator cannot compute the end of a residual block, or nothing."""
+    act, drop_path = getattr(block, rule.act), getattr(block, "drop_path", None)
+    if changed := _changed(block, act, *([] if drop_path is None else [drop_path])):
+        return changed
+    if type(act) is not nn.ReLU:
+        return f"its activation is {type(act).__name__}"
+    if drop_path is not None and type(drop_path).__name__ not in ("DropPath", "Identity"):
+        return f"{type(drop_path).__name__} behind SE"
+    return ""
+
+
+def drops_path(block: nn.Module) -> bool:
+    """Whether stochastic depth is at work between SE and sum."""
+    drop_path = getattr(block, "drop_path", None)
+    return drop_path is not None and drop_path.training and getattr(drop_path, "drop_prob", 0) > 0
+
+
+def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift of a batch norm in inference; None if they are not constants."""
+    if type(norm) is not nn.BatchNorm2d or norm.training or _changed(norm):
+        return None
+    mean, var = norm.running_mean, norm.running_var
+    if mean is None or var is None:
+        return None
+    if torch.is_grad_enabled() and any(p.requires_grad for p in norm.parameters()):
+        return None
+    wide = torch.promote_types(var.dtype, torch.float32)
+    scale = torch.rsqrt(var.to(wide) + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight
+        return scale, norm.bias - mean * scale
+    return scale, -mean * scale
+
+
+def _changed(*modules: nn.Module) -> str:
+    """Why a module does more than its class says, or nothing."""
+    for m in modules:
+        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
+            return "it has hooks"
+        if "forward" in m.__dict__:
+            return "it has a forward of its own"
+    return ""
+
+
+def _is_pointwise(layer: nn.Module) -> bool:
+    return (
+        type(layer) is nn.Conv2d
+        and layer.kernel_size == (1, 1)
+        and layer.stride == (1, 1)
+        and layer.padding == (0, 0)
+        and layer.groups == 1
+    )
+
+
+def _reads(cls: type, *names: str) -> bool:
+    """Whether the forward of a class reads the attributes in these words, and no others.
+
+    What the methods of the class read that its forward calls counts as well.
+    """
+    methods, read = ["forward"], set[str]()
+    while methods:
+        code = getattr(getattr(cls, methods.pop()), "__code__", None)
+        new = set(code.co_names) - read if code else set()
+        methods += [name for name in new if name in vars(_forward_owner(cls))]
+        read |= new
+    return read == set(" ".join(names).split())
+
+
+def _forward_owner(cls: type) -> type:
+    return next(base for base in cls.__mro__ if "forward" in vars(base))
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
