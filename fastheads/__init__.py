@@ -24,14 +24,14 @@ def _load_libraries() -> None:
 
 _load_libraries()
 
-from . import ops  # noqa: E402  registers fakes for the operators of the libraries above
+from . import nn, ops  # noqa: E402  registers fakes for the operators of the libraries above
 
 try:
     __version__ = version("fastheads")
 except PackageNotFoundError:  # a source tree that was built but not installed
     __version__ = "0.1.0"
 
-__all__ = ["__version__", "ops"]  # and augment, see __getattr__
+__all__ = ["__version__", "nn", "ops"]  # and augment, see __getattr__
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,123 @@
+"""Gate: decides for each sample whether a residual block runs (paper 004, section 5.2.2)."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastheads.ops import gate, gumbel_noise
+
+
+class Gate(nn.Module):
+    """``z[n] = 1`` where the gate opens for sample ``n``, from the means of its channels.
+
+    ``beta = fc2(relu(norm(fc1(mean of x over H, W))))`` (eq. 5.4, 5.5), index 1 = open. In training
+    Gumbel noise is added and the larger entry decides, with the gradient of the softmax, the
+    straight-through estimator (eq. 5.6, 5.7), or the softmax itself is ``z`` if ``soft``. In
+    evaluation ``z`` is the larger entry without noise, or a sample if ``sample``; the batch norm is
+    folded into ``fc1`` and all of it is one operator, :func:`fastheads.ops.gate`.
+
+    Veit, "Conditional networks", 2018, section 5.2.2; Veit, Belongie, "Convolutional networks with
+    adaptive inference graphs", 2018, https://arxiv.org/abs/1711.11503, whose code has the batch
+    norm, initial rate 0.870 and samples in evaluation too.
+
+    Args:
+        channels: size of dimension 1 of the input.
+        hidden: units of the first layer.
+        batch_norm: normalise the hidden units.
+        rate: share of open gates at first, between 0 and 1.
+        temperature: of the softmax, above 0; an attribute that may be changed at any time.
+        soft: in training ``z`` is the softmax, not a decision.
+        sample: draw the decision in evaluation too.
+
+    Shapes: ``[N, channels, H, W]``, or means ``[N, channels]``, to ``z`` and the probability of
+    opening, both ``[N]``, float32 (float64 for float64).
+    """
+
+    identity: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int = 16,
+        *,
+        batch_norm: bool = True,
+        rate: float = 0.85,
+        temperature: float = 1.0,
+        soft: bool = False,
+        sample: bool = False,
+    ) -> None:
+        super().__init__()
+        if channels < 1 or hidden < 1:
+            raise ValueError(f"channels and hidden must be positive, got {channels} and {hidden}")
+        if not 0 < rate < 1:
+            raise ValueError(f"rate must be between 0 and 1, got {rate}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.temperature, self.soft, self.sample = temperature, soft, sample
+        self.fc1 = nn.Linear(channels, hidden)
+        self.norm = nn.BatchNorm1d(hidden) if batch_norm else None
+        self.fc2 = nn.Linear(hidden, 2)
+        self.register_buffer("identity", torch.eye(hidden), persistent=False)
+        nn.init.kaiming_normal_(self.fc1.weight, nonlinearity="relu")
+        nn.init.zeros_(self.fc1.bias)
+        nn.init.normal_(self.fc2.weight, std=1e-3)  # so that all samples begin at the same rate
+        with torch.no_grad():
+            self.fc2.bias.copy_(torch.tensor([0.0, math.log(rate / (1 - rate))]))
+
+    def forward(
+        self, x: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Decisions ``z`` and probabilities; ``generator`` draws the noise, if there is any."""
+        noise = None
+        if self.training or self.sample:
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            noise = gumbel_noise((x.shape[0], 2), generator=generator, device=x.device, dtype=dtype)
+        if self.norm is not None and self.norm.training:
+            # Statistics of a batch cannot be folded; on normalised units the operator has a first
+            # layer that does nothing.
+            x, weight, bias = self._normalized(x), self.identity, None
+        else:
+            weight, bias = self.folded()
+        return gate(
+            x,
+            weight,
+            bias,
+            self.fc2.weight,
+            self.fc2.bias,
+            noise=noise,
+            temperature=self.temperature,
+            soft=self.soft and self.training,
+        )
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the first layer with the running statistics of the norm in them."""
+        if self.norm is None:
+            return self.fc1.weight, self.fc1.bias
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None and variance is not None
+        scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
+        return self.fc1.weight * scale[:, None], (self.fc1.bias - mean) * scale + self.norm.bias
+
+    @torch.no_grad()
+    def fold(self) -> Gate:
+        """A copy for evaluation with the norm in the first layer: the same, in fewer launches."""
+        weight, bias = self.folded()
+        folded = copy.deepcopy(self)
+        folded.norm = None
+        folded.fc1.weight.copy_(weight)
+        folded.fc1.bias.copy_(bias)
+        return folded.eval()
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        assert self.norm is not None
+        # Half precision would round decisions: autocast is left out of it.
+        with torch.autocast(x.device.type, enabled=False):
+            mean = x if x.dim() == 2 else x.mean((2, 3), dtype=self.fc1.weight.dtype)
+            return self.norm(self.fc1(mean.to(self.fc1.weight.dtype)))
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, soft={self.soft}, sample={self.sample}"

@@ -1,0 +1,204 @@
+"""GatedResidual: a residual block whose branch runs only for the samples that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from fastheads.nn.gate import Gate
+from fastheads.nn.gated_cost import GatherCosts, cost_key, gather_rows, measure_costs
+from fastheads.ops import active_samples, gated_residual, gated_residual_scatter_
+
+MODES = ("auto", "dense", "gather")
+
+
+class GatedResidual(nn.Module):
+    """``y = act(shortcut(x) + z * branch(x))``, with ``z`` 0 or 1 for each sample (eq. 5.3).
+
+    In training, and where gradients are recorded, the branch runs on all samples and is masked.
+    Else the samples with open gates are gathered, the branch runs on them alone and is added in
+    place, or all is dense, whichever is cheaper: both are timed once for each shape, dtype, device,
+    layout and number of threads, at the first such batch or by :meth:`calibrate`. If no gate is
+    open, the branch does not run; a batch of one needs no calibration.
+
+    All modes give the same bits. A library may choose another order of summation for another batch
+    size, so only those numbers of rows are ever gathered that were seen to give the bits of the
+    dense pass; a gather is padded up to the next of these. (With one thread, PyTorch's float32
+    convolutions of fewer than 16 samples differ from those of more.) The calibration belongs to the
+    weights: training mode and loading a state dict forget it.
+
+    ``torch.compile`` takes training and mode "dense" as one graph. The other modes depend on data
+    and break the graph; the branch is compiled by itself.
+
+    Veit, "Conditional networks", 2018, section 5.2.1.
+
+    Args:
+        branch: ``[N, C, H, W]`` to the shape of the shortcut, each sample by itself in evaluation.
+        gate: gives ``z`` and its probability for ``x``, as :class:`Gate` does.
+        shortcut: module for the other path; ``None`` for the identity.
+        relu: the activation; without it there is none.
+        nonnegative: ``x`` is never negative, as behind a ReLU, so that samples which are skipped
+            stay as they are and cost nothing.
+        inplace: without gradients ``y`` may take the place of ``x``.
+        mode: "auto", "dense" (never gather) or "gather" (whatever it costs).
+
+    Attributes:
+        last_executed: samples that the branch ran on in the last eager call, padding included.
+    """
+
+    def __init__(
+        self,
+        branch: nn.Module,
+        gate: Gate,
+        *,
+        shortcut: nn.Module | None = None,
+        relu: bool = True,
+        nonnegative: bool = False,
+        inplace: bool = False,
+        mode: Literal["auto", "dense", "gather"] = "auto",
+    ) -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        self.branch, self.gate, self.shortcut = branch, gate, shortcut
+        self.relu, self.nonnegative, self.inplace, self.mode = relu, nonnegative, inplace, mode
+        self.last_executed: int | None = None
+        self._costs: dict[str, GatherCosts] = {}
+
+    def forward(
+        self,
+        x: Tensor,
+        z: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        return_gate: bool = False,
+    ) -> Any:
+        """Runs the block.
+
+        Args:
+            x: ``[N, C, H, W]``.
+            z: ``[N]`` to use in place of the gate, of any values: the branch runs on all samples.
+            generator: for the noise of the gate.
+            return_gate: also return ``z`` and the probabilities (``z`` too if it was given).
+
+        Returns:
+            ``y``, or ``(y, z, probability)``.
+        """
+        given = z is not None
+        probability = z
+        if z is None:
+            z, probability = self.gate(x, generator=generator)
+        decided = not (given or self.training or self.gate.training or torch.is_grad_enabled())
+        y = self._infer(x, z) if decided and self.mode != "dense" else self._dense(x, z)
+        return (y, z, probability) if return_gate else y
+
+    def _dense(self, x: Tensor, z: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            self.last_executed = x.shape[0]
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return gated_residual(shortcut, self.branch(x).to(shortcut.dtype), z, relu=self.relu)
+
+    @torch.compiler.disable(recursive=False)
+    def _infer(self, x: Tensor, z: Tensor) -> Tensor:
+        x = _laid_out(x)
+        active, count = active_samples(z)
+        open_gates = int(count)  # on CUDA this waits; see gated_graphs.py
+        rows = self._rows(x, open_gates)
+        if rows == len(x) and (open_gates < rows or not self.inplace):
+            return self._dense(x, z)
+        self.last_executed = rows
+        y = self.start(x)
+        if rows:
+            # If all gates are open, the rows are the batch as it is.
+            part = x if rows == open_gates == len(x) else gather_rows(x, active[:rows])
+            self.add_branch(y, part, active, count)
+        return self.finish(y)
+
+    @torch.compiler.disable
+    def _rows(self, x: Tensor, open_gates: int) -> int:
+        if open_gates in (0, len(x)):
+            return open_gates
+        costs = self._costs.get(cost_key(x)) or self.calibrate(x)
+        return costs.rows(open_gates, force=self.mode == "gather")
+
+    def start(self, x: Tensor) -> Tensor:
+        """The shortcut path, in memory that the branch may be added to."""
+        if self.shortcut is None:
+            return x if self.inplace else x.clone()
+        y = self.shortcut(x)
+        shared = y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+        return y.clone(memory_format=torch.contiguous_format) if shared else y
+
+    def add_branch(self, y: Tensor, part: Tensor, active: Tensor, count: Tensor) -> None:
+        """Adds the branch of ``part`` to the first ``count`` samples of ``y`` in ``active``."""
+        f = self.branch(part).to(y.dtype)
+        gated_residual_scatter_(y, f, active, count=count, relu=self.relu)
+
+    @property
+    def rectifies_skipped(self) -> bool:
+        """Whether samples that are skipped still need the activation."""
+        return self.relu and not (self.nonnegative and self.shortcut is None)
+
+    def finish(self, y: Tensor) -> Tensor:
+        """The activation of skipped samples; it changes nothing in those that have had it."""
+        return y.relu_() if self.rectifies_skipped else y
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> GatherCosts:
+        """Times the block for batches like ``x``, in some twenty passes over random data.
+
+        Raises:
+            RuntimeError: in training mode, in which statistics would be changed.
+        """
+        if self.training:
+            raise RuntimeError("calibrate needs evaluation mode, got training mode")
+        x = _laid_out(x)
+
+        def gather(batch: Tensor, rows: Tensor) -> None:
+            y = self.start(batch)
+            count = torch.full((1,), len(rows), device=batch.device)
+            self.add_branch(y, gather_rows(batch, rows), rows, count)
+            self.finish(y)
+
+        executed = self.last_executed
+        ones = torch.ones(
+            len(x), device=x.device, dtype=torch.float64 if x.dtype == torch.float64 else None
+        )
+        # A counter of operations that is at work must not see this.
+        with _disable_current_modes():
+            costs = measure_costs(self.branch, lambda b: self._dense(b, ones), gather, x)
+        self._costs[cost_key(x)] = costs
+        self.last_executed = executed
+        return costs
+
+    def calibration(self) -> dict[str, dict[str, Any]]:
+        """All measurements, for JSON."""
+        return {key: asdict(costs) for key, costs in self._costs.items()}
+
+    def set_calibration(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Takes over the :meth:`calibration` of this block, or of another one of its kind."""
+        self._costs = {key: GatherCosts(**costs) for key, costs in state.items()}
+
+    def train(self, mode: bool = True) -> GatedResidual:
+        if mode:
+            self._costs.clear()
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._costs.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return (
+            f"relu={self.relu}, nonnegative={self.nonnegative}, inplace={self.inplace}, "
+            f"mode={self.mode!r}"
+        )
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
