@@ -19,17 +19,16 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 
-bench: $(READY)
-	$(BIN)/fastheads bench topk_confusion
-	$(BIN)/fastheads bench clustering
-	$(BIN)/fastheads bench augment
+bench: $(READY)  ## all against their peers: results.csv and roofline.png in runs/bench; QUICK=1 in minutes
+	$(BIN)/fastheads bench all --model timm:seresnet50 --out runs/bench/results.csv \
+	  --figure runs/bench/roofline.png $(if $(QUICK),--quick --budget 10 --no_compile)
 
 # torch comes first: the extension is built against the version that it will run with.
 $(READY): $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch torchvision 'setuptools>=77' 'cmake>=3.24' ninja 'pybind11>=3'
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[pipelines,dev]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[pipelines,bench,dev]'
 	touch $@
 
 clean:

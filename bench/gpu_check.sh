@@ -1,31 +1,46 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command of under ten minutes and without a network: build in
-# place, CUDA tests, compute-sanitizer, benchmarks against peers.
+# place, CUDA tests, compute-sanitizer, microbenchmarks, benchmarks against peers.
 #
-#   OUT=folder PYTHON=python3.12 bench/gpu_check.sh
+#   OUT=folder PYTHON=python3.12 bench/gpu_check.sh [--dry-run | --list]
 #
 # Needs PyTorch with CUDA, nvcc, cmake, ninja, pybind11, pytest, hypothesis and scipy; what is missing
 # may lie as wheels in WHEELS (default: wheels/). Leaves summary.md, the CSVs and a log a step in OUT
 # (default: gpu_check_out). Exits with 1 if any step failed.
+#
+# --dry-run goes as far as it can without a GPU, in two minutes: uses the build that is there, collects
+# the CUDA tests, compiles the microbenchmarks, begins each benchmark on the CPU.
+# --list prints the benchmarks that it would run.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
 python=${PYTHON:-python3}
-out=$(realpath -m "${OUT:-gpu_check_out}")
 wheels=${WHEELS:-wheels}
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
-mkdir -p "$out"
-benches=(topk_confusion)
+out=$(realpath -m "${OUT:-gpu_check_out}")
+build=$PWD/build/gpu_check
+deadline=${SECONDS_IN_ALL:-570}
+dry=0
 failed=0
-printf '| step | result | seconds |\n|---|---|---|\n' >"$out/steps.md"
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+PATH=$(dirname "$(command -v "$python")"):$PATH # cmake and ninja of the same environment
+
+benchmarks() {
+  "$python" -m bench --list | awk '$2 ~ /cuda/ { print $1 }'
+}
 
 # step NAME SECONDS COMMAND...: runs a command under a time limit, logs it, remembers a failure.
 step() {
-  local name=$1 limit=$2 begin=$SECONDS result=passed
+  local name=$1 limit=$2 begin=$SECONDS result=passed status
   shift 2
+  local left=$((deadline - SECONDS))
+  if ((left < 5)); then
+    failed=1
+    printf '| %s | LEFT OUT: no time | 0 |\n' "$name" >>"$out/steps.md"
+    return 1
+  fi
   echo "== $name"
-  timeout --kill-after=10 "$limit" "$@" >"$out/$name.log" 2>&1
-  local status=$?
+  timeout --kill-after=10 $((limit < left ? limit : left)) "$@" >"$out/$name.log" 2>&1
+  status=$?
   if ((status != 0)); then
     result="FAILED ($status)"
     failed=1
@@ -35,72 +50,173 @@ step() {
   return "$status"
 }
 
-# shellcheck disable=SC2329  # called by name below
+# shellcheck disable=SC2329  # called by name below, as are the next three
 environment() {
-  "$python" - <<'PYTHON' && nvidia-smi && nvcc --version
+  "$python" - "$dry" <<'PYTHON' && { ((dry)) || { nvidia-smi && nvcc --version; }; }
 import importlib.util, sys, torch
 print("Python", sys.version.split()[0], "PyTorch", torch.__version__, "CUDA", torch.version.cuda)
 needed = ("pybind11", "pytest", "hypothesis", "scipy")
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
 if missing:
     sys.exit(f"missing Python packages: {', '.join(missing)}; put their wheels into wheels/")
-if not torch.cuda.is_available():
-    sys.exit("PyTorch finds no GPU")
-print(torch.cuda.get_device_name(), torch.cuda.get_device_capability())
+if sys.argv[1] == "0":
+    if not torch.cuda.is_available():
+        sys.exit("PyTorch finds no GPU")
+    print(torch.cuda.get_device_name(), torch.cuda.get_device_capability())
 PYTHON
 }
 
 # shellcheck disable=SC2329
 build() {
-  local pybind11
+  if ((dry)) && "$python" -c 'import fastheads; print("built:", fastheads.__file__)'; then
+    return
+  fi
+  local pybind11 architecture=()
   pybind11=$("$python" -c 'import pybind11; print(pybind11.get_cmake_dir())') || return
-  cmake -S . -B build/gpu_check -G Ninja -DCMAKE_BUILD_TYPE=Release -Dpybind11_DIR="$pybind11" \
-    -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" &&
-    cmake --build build/gpu_check --parallel 4 &&
-    cmake --install build/gpu_check --prefix fastheads &&
-    "$python" -c 'from fastheads import _C; assert _C.with_cuda, "built without CUDA"'
+  if ! ((dry)); then # for this GPU alone: half the time
+    architecture=(-DCMAKE_CUDA_ARCHITECTURES="$("$python" -c 'import torch
+major, minor = torch.cuda.get_device_capability()
+print(f"{major}{minor}" + "a" * (major >= 9))')")
+  fi
+  cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -Dpybind11_DIR="$pybind11" \
+    -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" "${architecture[@]}" &&
+    cmake --build "$build" --parallel "$(nproc)" &&
+    cmake --install "$build" --prefix fastheads &&
+    { ((dry)) || "$python" -c 'from fastheads import _C; assert _C.with_cuda, "built without CUDA"'; }
+}
+
+# Files with CUDA tests: others may import what is not installed where the GPU is.
+cuda_tests() {
+  grep -rlE 'mark\.cuda|def test.*\bdevice\b' tests --include='test_*.py' | sort
+}
+
+# shellcheck disable=SC2329
+collect() {
+  "$python" - "$dry" $(cuda_tests) <<'PYTHON'
+import re, subprocess, sys
+
+def collected(marker, *paths):
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", marker, *paths]
+    found = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
+    names = re.findall(r"^(tests/\S+)::", found, re.M)
+    print(f"{len(names)} tests are {marker}")
+    return names
+
+dry, files = sys.argv[1] == "1", set(sys.argv[2:])
+tests = collected("cuda", *(["tests"] if dry else files))
+small = collected("cuda and small", "tests/ops")
+operators = {name for name in tests if name.startswith("tests/ops/")}
+if set(tests) != files:
+    sys.exit(f"CUDA tests are in other files than {sorted(files)}: {sorted(set(tests))}")
+if not tests or set(small) != operators:
+    sys.exit(f"no CUDA tests, or none that are small: {sorted(operators - set(small))}")
+PYTHON
+}
+
+# shellcheck disable=SC2329
+microbenchmark() ( # compiles bench/gpu/NAME.cu, runs it if there is a GPU; it prints a CSV
+  set -o pipefail
+  local architecture=native
+  ((dry)) && architecture=sm_90a
+  mkdir -p "$build"
+  nvcc -O3 -std=c++17 -arch="$architecture" -o "$build/$1" "bench/gpu/$1.cu" || return
+  ((dry)) || "$build/$1" | tee "$out/$1.csv"
+)
+
+# sanitizers: small shapes of every kernel, all four tools side by side.
+sanitizers() {
+  local tool jobs=()
+  for tool in memcheck racecheck synccheck initcheck; do
+    # Every allocation by itself, so that each overrun is seen.
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "sanitizer_$tool" 150 \
+      compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "$python" -m pytest -q -p no:cacheprovider tests/ops -m "cuda and small" &
+    jobs+=($!)
+  done
+  for tool in "${jobs[@]}"; do
+    wait "$tool" || failed=1
+  done
+}
+
+bench() { # NAME OPTION...
+  local name=$1 limit=90 options=(--quick --budget 12 --device cuda)
+  shift
+  ((dry)) && options=(--quick --budget 1 --device cpu --threads 1)
+  if [[ $name == model ]]; then
+    ((dry)) && options+=(--model torchvision:mobilenet_v3_small --batch 1 --size 64 --no_compile)
+    ((dry)) || options+=(--model "${MODEL:-timm:seresnet50}" --batch 64)
+    limit=180 # it is compiled twice
+  fi
+  rm -f "$out/$name.csv"
+  step "bench_$name" "$limit" "$python" -m bench "$name" "${options[@]}" --out "$out/$name.csv"
 }
 
 markdown() {
-  "$python" - "$out" <<'PYTHON'
+  "$python" - "$out" "$dry" <<'PYTHON'
 import csv, pathlib, sys
-out = pathlib.Path(sys.argv[1])
-text = (out / "steps.md").read_text()
-columns = ("op", "shape", "dtype", "provider", "median_us", "q25_us", "q75_us", "ratio_to_best_peer")
+out, dry = pathlib.Path(sys.argv[1]), sys.argv[2] == "1"
+text = "**A dry run: no GPU was used, no time below says anything.**\n\n" if dry else ""
+text += (out / "steps.md").read_text()
+chosen = ("op", "pass", "shape", "dtype", "provider", "median_us", "q25_us", "q75_us",
+          "ratio_to_best_peer")
 for path in sorted(out.glob("*.csv")):
     rows = list(csv.DictReader(path.open()))
-    text += f"\n{path.stem} on {rows[0]['device']}, PyTorch {rows[0]['torch']}\n\n"
-    text += "| " + " | ".join(columns) + " | GB/s |\n" + "|---" * (len(columns) + 1) + "|\n"
+    if not rows:
+        continue
+    ours = set(chosen) <= set(rows[0])  # microbenchmarks have columns of their own
+    columns = chosen if ours else tuple(rows[0])
+    where = f" on {rows[0]['device']}, PyTorch {rows[0]['torch']}" if ours else ""
+    text += f"\n{path.stem}{where}\n\n"
+    text += "| " + " | ".join((*columns, *["GB/s"] * ours)) + " |\n"
+    text += "|---" * (len(columns) + ours) + "|\n"
     for row in rows:
-        rate = float(row["bytes"]) / float(row["median_us"]) / 1e3
-        text += "| " + " | ".join(row[column] for column in columns) + f" | {rate:.1f} |\n"
+        cells = [str(row[column]) for column in columns]
+        if ours:
+            cells.append(f"{float(row['bytes'] or 0) / float(row['median_us']) / 1e3:.1f}")
+        text += "| " + " | ".join(cells) + " |\n"
 (out / "summary.md").write_text(text)
 (out / "steps.md").unlink()
 print(text)
 PYTHON
 }
 
+case ${1:-} in
+  "") ;;
+  --dry-run) dry=1 ;;
+  --list) benchmarks && exit ;;
+  *) echo "usage: bench/gpu_check.sh [--dry-run | --list]" >&2 && exit 2 ;;
+esac
+mkdir -p "$out"
+rm -f "$out"/*.csv "$out"/*.log "$out"/*.md
+printf '| step | result | seconds |\n|---|---|---|\n' >"$out/steps.md"
 if compgen -G "$wheels/*.whl" >/dev/null; then
   step wheels 120 "$python" -m pip install --no-index --no-deps "$wheels"/*.whl
 fi
-export -f environment build
-export python out
+export -f environment build cuda_tests collect microbenchmark
+export python out build dry
 if step environment 60 bash -c environment && step build 240 bash -c build; then
-  step tests 150 "$python" -m pytest -q -m cuda tests
-
-  # Small shapes of every kernel; every allocation by itself, so that each overrun is seen.
-  small="cuda and (by_hand or eq_ or strided or rejects or (equal and (normal or few or 61-20)))"
-  for tool in memcheck racecheck synccheck initcheck; do
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "sanitizer_$tool" 120 \
-      compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "$python" -m pytest -q -p no:cacheprovider tests/ops -m cuda -k "$small"
+  step collect 120 bash -c collect
+  if ! ((dry)); then
+    mapfile -t files < <(cuda_tests)
+    parallel=()
+    "$python" -c 'import xdist' 2>/dev/null && parallel=(-n 4)
+    step tests 180 "$python" -m pytest -q -m cuda "${parallel[@]}" "${files[@]}"
+    sanitizers
+  fi
+  for source in bench/gpu/*.cu; do
+    [[ -e $source ]] || continue
+    if ((dry)) && ! command -v nvcc >/dev/null; then
+      printf '| %s | left out: no nvcc | 0 |\n' "$(basename "$source" .cu)" >>"$out/steps.md"
+      continue
+    fi
+    step "$(basename "$source" .cu)" 60 bash -c 'microbenchmark "$0"' "$(basename "$source" .cu)"
   done
-
-  for name in "${benches[@]}"; do
-    rm -f "$out/$name.csv"
-    step "bench_$name" 180 "$python" -m "bench.bench_$name" --quick --device cuda \
-      --out "$out/$name.csv"
+  mapfile -t names < <(benchmarks)
+  ((${#names[@]})) || failed=1
+  for name in "${names[@]}"; do
+    [[ $name == model ]] || bench "$name"
   done
+  bench model # last: it takes longest
 fi
 markdown
 exit "$failed"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import math
 import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,30 @@ OURS = "fastheads"
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What one command asks of every benchmark that it runs.
+
+    Attributes:
+        warm: caches stay as the call before has left them; by default they are cold and clean.
+        deadline: of ``time.monotonic()``; no case begins after it.
+        dtype: only cases of it, None for all.
+    """
+
+    warm: bool = False
+    deadline: float = math.inf
+    dtype: str | None = None
+
+
+SETTINGS = ContextVar("SETTINGS", default=Settings())  # noqa: B039  frozen
+
+
+@dataclass(frozen=True)
 class Case:
     """One line-up.
 
     Attributes:
-        providers: name to a call that does the whole job; all but ``fastheads`` are peers.
+        providers: name to a call that does the whole job; all are peers but ``fastheads`` and
+            variants of it, named ``fastheads ...``.
         error: of a provider and its result, the largest difference from the exact answer.
         bytes: the least that must be moved.
         macs: multiply-adds, or increments of an operator that counts.
@@ -58,7 +80,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     options.add_argument("--out", type=Path, help="CSV to append to")
+    options.epilog = "More options, for all benchmarks: fastheads bench --help"
     return options
+
+
+def is_ours(provider: str) -> bool:
+    return provider.split(" ")[0] == OURS
 
 
 def device_name(device: torch.device) -> str:
@@ -69,9 +96,12 @@ def device_name(device: torch.device) -> str:
     return f"cpu: {models[0] if models else platform.machine()}"
 
 
-def stopwatch(device: torch.device) -> Callable[[Callable[[], Any]], float]:
-    """A function that runs a call and returns its seconds, with cold caches; on CUDA by events."""
-    cold = torch.ones(256 << 20, dtype=torch.uint8, device=device)
+def stopwatch(device: torch.device, *, warm: bool = False) -> Callable[[Callable[[], Any]], float]:
+    """A function that runs a call and returns its seconds; on CUDA by events.
+
+    Caches are cold unless ``warm``.
+    """
+    cold = torch.ones(1 if warm else 256 << 20, dtype=torch.uint8, device=device)
 
     def seconds(call: Callable[[], Any]) -> float:
         if device.type != "cuda":
@@ -90,6 +120,7 @@ def stopwatch(device: torch.device) -> Callable[[Callable[[], Any]], float]:
     return seconds
 
 
+@cache
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes a second, read plus written, of a large copy: what memory allows in this run."""
     source, target = (torch.ones(1 << 26, device=device) for _ in range(2))
@@ -99,7 +130,8 @@ def copy_bandwidth(device: torch.device) -> float:
 
 def measure(case: Case, *, budget: float = 4.0, repeats: int = 50) -> list[dict[str, Any]]:
     """Checks, then times every provider in turns; ``budget`` is in seconds for the whole case."""
-    seconds, errors, rounds = stopwatch(case.device), {}, 0.0
+    warm = SETTINGS.get().warm
+    seconds, errors, rounds = stopwatch(case.device, warm=warm), {}, 0.0
     for name, call in case.providers.items():
         case.reset()
         errors[name] = case.error(name, call())
@@ -111,9 +143,10 @@ def measure(case: Case, *, budget: float = 4.0, repeats: int = 50) -> list[dict[
         for name, call in case.providers.items():
             times[name].append(seconds(call) * 1e6)
     quartiles = {name: np.percentile(taken, [25, 50, 75]) for name, taken in times.items()}
-    best = min((q[1] for name, q in quartiles.items() if name != OURS), default=float("nan"))
+    best = min((q[1] for name, q in quartiles.items() if not is_ours(name)), default=math.nan)
     threads, today = torch.get_num_threads(), datetime.date.today().isoformat()
-    first = (case.op, case.pass_, case.shape, case.dtype, device_name(case.device), threads)
+    pass_ = f"{case.pass_}, warm" if warm else case.pass_
+    first = (case.op, pass_, case.shape, case.dtype, device_name(case.device), threads)
     last, rows = (torch.__version__, fastheads.__version__, today), []
     for name, (q25, median, q75) in quartiles.items():
         taken = (name, round(median, 2), round(q25, 2), round(q75, 2))
@@ -128,8 +161,12 @@ def run(cases: Iterable[Case], out: Path | None, *, device: torch.device, quick:
     print(f"{device_name(device)}, {torch.get_num_threads()} threads, copy {bandwidth:.1f} GB/s")
     form = "{:22} {:26} {:9} {:24} {:>11} {:>17} {:>7} {:>8} {:>11}"
     print(form.format(*"op shape dtype provider us quartiles GB/s of-copy x-best-peer".split()))
+    settings = SETTINGS.get()
     for case in cases:
-        rows = measure(case, budget=1.0 if quick else 4.0)
+        if settings.dtype not in (None, case.dtype):
+            continue
+        left = max(settings.deadline - time.monotonic(), 0)
+        rows = measure(case, budget=min(1.0 if quick else 4.0, left))
         for row in rows:
             rate = case.bytes / row["median_us"] / 1e3
             names = (row[key] for key in ("op", "shape", "dtype", "provider"))
@@ -138,6 +175,29 @@ def run(cases: Iterable[Case], out: Path | None, *, device: torch.device, quick:
             print(form.format(*names, *times, *shares), flush=True)
         if out is not None:
             append(out, rows)
+        if time.monotonic() > settings.deadline:
+            print("the budget is spent; what is left of this benchmark is left out", flush=True)
+            break
+
+
+Row = Mapping[str, Any]
+
+
+def line_ups(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by case: those that were timed against each other."""
+    cases: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("op", "pass", "shape", "dtype"))
+        cases.setdefault(key, []).append(row)
+    return cases
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV, none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def append(out: Path, rows: list[dict[str, Any]]) -> None:

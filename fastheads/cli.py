@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -161,17 +160,9 @@ def _report(options: Namespace) -> int:
 
 
 def _bench(args: list[str]) -> int:
-    import fastheads_bench
+    from fastheads_bench.__main__ import main as measure
 
-    folder = Path(fastheads_bench.__path__[0])
-    names = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
-    if not args or args[0] in ("-h", "--help"):
-        print("usage: fastheads bench NAME [options]\n\nNAME: " + ", ".join(names))
-        return 0
-    if args[0] not in names:
-        raise ValueError(f"bench must be one of {', '.join(names)}, got {args[0]!r}")
-    importlib.import_module(f"fastheads_bench.bench_{args[0]}").main(args[1:])
-    return 0
+    return measure(args)
 
 
 def _fields(options: Namespace) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def test_full_run_is_a_set_of_defaults(capsys):
 def test_bench_lists_its_names(capsys):
     assert main(["bench"]) == 0
     out = capsys.readouterr().out
-    assert "usage: fastheads bench NAME" in out
+    assert "usage: fastheads bench NAME... [options]" in out
     assert re.search(r"NAME: .*clustering, .*topk_confusion", out)
 
 

@@ -1,6 +1,6 @@
 """Metrics at 100,000 labels, and the cost of networks."""
 
-from fastheads.metrics.cost import cost_ratio, count_macs, count_parameters
+from fastheads.metrics.cost import cost_ratio, count_bytes, count_macs, count_parameters
 from fastheads.metrics.evaluate import evaluate
 from fastheads.metrics.mean_average_precision import (
     MeanAveragePrecisionPerImage,
@@ -13,6 +13,7 @@ __all__ = [
     "MeanAveragePrecisionPerLabel",
     "TopKAccuracy",
     "cost_ratio",
+    "count_bytes",
     "count_macs",
     "count_parameters",
     "evaluate",
