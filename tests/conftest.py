@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -14,6 +15,13 @@ hypothesis.settings.load_profile("fastheads")
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 # What is long under compute-sanitizer, which slows a kernel down a hundredfold; and of how many

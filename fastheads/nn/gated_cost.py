@@ -92,14 +92,17 @@ def measure_costs(
     every = torch.arange(len(x), device=x.device)
     # Random values, because on zeros any order of summation gives the same bits.
     generator = torch.Generator(x.device).manual_seed(0)
-    noise = torch.empty_like(x).uniform_(generator=generator)
+    noise = torch.empty_like(x).normal_(generator=generator)
     whole = branch(noise)
 
-    buckets = [
-        rows
-        for rows in bucket_sizes(len(x))[:-1]
-        if torch.equal(branch(gather_rows(noise, every[-rows:])), whole[-rows:])
-    ]
+    def same_bits(count: int) -> bool:
+        # Each in another place, because a library may sum the last rows of a block otherwise.
+        rows = torch.randperm(len(x), generator=generator, device=x.device)[:count]
+        return torch.equal(branch(gather_rows(noise, rows)), whole[rows])
+
+    # Where the dense pass itself depends on a sample's place, no gather can be like it.
+    placed = all(same_bits(len(x)) for _ in range(2))
+    buckets = [rows for rows in bucket_sizes(len(x))[:-1] if placed and same_bits(rows)]
     # The dense pass gathers nothing: no number of rows may be interpolated between it and another.
     places = np.linspace(0, len(buckets) - 1, timed if buckets else 0).round().astype(int)
     best = {rows: float("inf") for rows in [*(buckets[place] for place in places), len(x)]}
