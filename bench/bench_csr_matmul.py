@@ -6,6 +6,7 @@ The labels of every row are drawn by Zipf's law with exponent 0.7. SciPy runs on
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser("A sparse matrix times a block of vectors, against its peers.").parse_args(
         argv
     )
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)

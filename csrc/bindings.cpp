@@ -63,9 +63,10 @@ void add_run(PairCounts& self, const Int64Array& offsets, const Int32Array& colu
                 {counts.data(), counts.data() + counts.size()}});
 }
 
-template <typename T>
-py::array_t<T> to_numpy(const std::vector<T>& values) {
-  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+template <typename Numbers>
+auto to_numpy(const Numbers& values) {
+  const auto size = static_cast<py::ssize_t>(values.size());
+  return py::array_t<typename Numbers::value_type>(size, values.data());
 }
 
 py::tuple merged(PairCounts& self) {

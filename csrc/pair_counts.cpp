@@ -38,15 +38,16 @@ class RowCounter {
     seen_words_[label / 4096] |= uint64_t(1) << label / 64 % 64;
   }
 
-  // Appends the row to the run and starts a new one.
-  void flush(CountRun& run) {
+  // Writes the row, starts a new one and returns how many labels it had.
+  int64_t flush(int32_t* columns, int64_t* counts) {
+    int64_t size = 0;
     for_bits(seen_words_, 0, seen_words_.size(), [&](int64_t word) {
       for_bits(seen_, word, word + 1, [&](int64_t label) {
-        run.columns.push_back(static_cast<int32_t>(label));
-        run.counts.push_back(std::exchange(counts_[label], 0));
+        columns[size] = static_cast<int32_t>(label);
+        counts[size++] = std::exchange(counts_[label], 0);
       });
     });
-    run.offsets.push_back(static_cast<int64_t>(run.columns.size()));
+    return size;
   }
 
  private:
@@ -65,41 +66,53 @@ class RowCounter {
   std::vector<uint64_t> seen_words_;  // [L / 4096], which words of seen are not 0
 };
 
-// Appends the rows of `part` after the rows of `run`.
-void append(CountRun& run, const CountRun& part) {
-  const auto shift = static_cast<int64_t>(run.columns.size());
-  run.columns.insert(run.columns.end(), part.columns.begin(), part.columns.end());
-  run.counts.insert(run.counts.end(), part.counts.begin(), part.counts.end());
-  for (const int64_t offset : part.offsets) run.offsets.push_back(shift + offset);
-}
-
-// add_entry(counter, position) counts one occurrence of a label, `position` in rows.columns.
-// pairs: how many an entry adds on average.
+// The run of a batch. weights: [L + 1], starts or pairs of rows; the labels before label i make at
+// most weights[i] * scale pairs. add_entry(counter, entry) counts what one of rows.entries adds.
 template <typename AddEntry>
-CountRun count_rows(const InvertedRows& rows, int64_t num_labels, int64_t pairs, int num_threads,
-                    const AddEntry& add_entry) {
-  std::vector<CountRun> parts(num_threads);
-  parts[0].offsets.push_back(0);
+CountRun count_rows(const InvertedRows& rows, const std::vector<int64_t>& weights, int64_t scale,
+                    int num_threads, const AddEntry& add_entry) {
+  const auto num_labels = static_cast<int64_t>(weights.size()) - 1;
+  const int64_t most = weights.back() * scale;
+  CountRun run;
+  run.offsets.assign(num_labels + 1, 0);
+  run.columns.resize(most);
+  run.counts.resize(most);
+  std::vector<int64_t> first(num_threads + 1), sizes(num_threads);
+  for (int part = 0; part <= num_threads; ++part) {
+    first[part] = InvertedRows::split(weights, part, num_threads);
+  }
   const auto count_part = [&](int part) {
-    const int64_t begin = rows.split(part, num_threads), end = rows.split(part + 1, num_threads);
-    CountRun& run = parts[part];
-    // Memory that is not written to is not taken, and growing in steps would copy all of it.
-    run.columns.reserve((rows.starts[end] - rows.starts[begin]) * pairs);
-    run.counts.reserve((rows.starts[end] - rows.starts[begin]) * pairs);
     RowCounter counter(num_labels);
-    for (int64_t i = begin; i < end; ++i) {
+    int64_t end = weights[first[part]] * scale;  // where the rows of this part have room
+    const int64_t begin = end;
+    for (int64_t i = first[part]; i < first[part + 1]; ++i) {
       for (int64_t e = rows.starts[i]; e < rows.starts[i + 1]; ++e) {
         add_entry(counter, rows.entries[e]);
       }
-      counter.flush(run);
+      end += counter.flush(run.columns.data() + end, run.counts.data() + end);
+      run.offsets[i + 1] = end - begin;
     }
+    sizes[part] = end - begin;
   };
   std::vector<std::jthread> threads;
   for (int part = 1; part < num_threads; ++part) threads.emplace_back(count_part, part);
   count_part(0);
   threads.clear();  // waits
-  for (int part = 1; part < num_threads; ++part) append(parts[0], std::exchange(parts[part], {}));
-  return std::move(parts[0]);
+  int64_t size = 0;
+  for (int part = 0; part < num_threads; ++part) {  // close up
+    const int64_t begin = weights[first[part]] * scale, end = begin + sizes[part];
+    std::copy(run.columns.data() + begin, run.columns.data() + end, run.columns.data() + size);
+    std::copy(run.counts.data() + begin, run.counts.data() + end, run.counts.data() + size);
+    for (int64_t i = first[part]; i < first[part + 1]; ++i) run.offsets[i + 1] += size;
+    size += sizes[part];
+  }
+  run.columns.resize(size);
+  run.counts.resize(size);
+  if (size < most - most / 8) {
+    run.columns.shrink_to_fit();
+    run.counts.shrink_to_fit();
+  }
+  return run;
 }
 
 CountRun merge(const CountRun& a, const CountRun& b) {
@@ -141,11 +154,11 @@ void PairCounts::add_co_detection(const int64_t* top, int64_t num_rows, int64_t 
   InvertedRows rows;
   for (int64_t first = 0; first < num_rows; first += step) {
     rows.build(top + first * width, std::min(step, num_rows - first), width, num_labels_);
-    add_run(count_rows(rows, num_labels_, (width + 1) / 2, num_threads,
-                       [&](RowCounter& counter, int64_t position) {
-                         const int64_t end = (position / width + 1) * width;
-                         for (int64_t c = position; c < end; ++c) counter.add(rows.columns[c]);
-                       }));
+    add_run(
+        count_rows(rows, rows.pairs, 1, num_threads, [&](RowCounter& counter, int64_t position) {
+          const int64_t end = (position / width + 1) * width;
+          for (int64_t c = position; c < end; ++c) counter.add(rows.columns[c]);
+        }));
   }
 }
 
@@ -158,13 +171,12 @@ void PairCounts::add_confusion(const int64_t* top, int64_t num_rows, int64_t wid
   const int64_t step = std::max<int64_t>(1, kMaxEntries / std::max<int64_t>(1, width));
   InvertedRows rows;
   for (int64_t first = 0; first < num_rows; first += step) {
-    rows.build(top + first * width, std::min(step, num_rows - first), width, num_labels_);
-    add_run(count_rows(rows, num_labels_, widest, num_threads,
-                       [&](RowCounter& counter, int64_t position) {
-                         const int64_t n = first + position / width;
-                         for (int64_t a = offsets[n]; a < offsets[n + 1]; ++a)
-                           counter.add(indices[a]);
-                       }));
+    rows.invert(top + first * width, std::min(step, num_rows - first), width, num_labels_);
+    add_run(
+        count_rows(rows, rows.starts, widest, num_threads, [&](RowCounter& counter, int64_t row) {
+          const int64_t n = first + row;
+          for (int64_t a = offsets[n]; a < offsets[n + 1]; ++a) counter.add(indices[a]);
+        }));
   }
 }
 

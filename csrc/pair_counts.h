@@ -2,15 +2,35 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 namespace fastheads {
 
+// Leaves new numbers unwritten: memory that nobody writes to is not taken.
+template <typename T>
+struct Unwritten : std::allocator<T> {
+  template <typename U>
+  struct rebind {
+    using other = Unwritten<U>;
+  };
+  template <typename U, typename... Args>
+  void construct(U* place, Args&&... args) {
+    ::new (place) U(std::forward<Args>(args)...);
+  }
+  template <typename U>
+  void construct(U* place) {
+    ::new (place) U;
+  }
+};
+
 // A sparse matrix of counts by rows; the columns of each row ascend.
 struct CountRun {
-  std::vector<int64_t> offsets;  // [L + 1]
-  std::vector<int32_t> columns;  // [nonzeros]
-  std::vector<int64_t> counts;   // [nonzeros]
+  std::vector<int64_t> offsets;                      // [L + 1]
+  std::vector<int32_t, Unwritten<int32_t>> columns;  // [nonzeros]
+  std::vector<int64_t, Unwritten<int64_t>> counts;   // [nonzeros]
 };
 
 // Every batch becomes a run; a run is merged with the one before it unless that is more than twice

@@ -89,11 +89,29 @@ void multiply_row(const Csr<value_t, index_t>& a, int64_t i) {
   }
 }
 
+// A row times a single vector, which the cache holds: nothing is asked for ahead.
+template <typename value_t, typename index_t>
+void multiply_vector(const Csr<value_t, index_t>& a, int64_t i) {
+  constexpr int kSums = 8;
+  value_t sum[kSums] = {};
+  const int64_t end = a.crow[i + 1];
+  int64_t e = a.crow[i];
+  for (; e + kSums <= end; e += kSums) {
+    for (int s = 0; s < kSums; ++s) sum[s] += a.values[e + s] * a.x[a.col[e + s]];
+  }
+  for (; e < end; ++e) sum[0] += a.values[e] * a.x[a.col[e]];
+  a.y[i] = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
 template <typename Vector, typename value_t, typename index_t>
 int64_t multiply_rows(const Csr<value_t, index_t>& a, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     if (!a.has_labels(a.crow[i], a.crow[i + 1])) return i;
-    multiply_row<Vector>(a, i);
+    if (a.width == 1) {
+      multiply_vector(a, i);
+    } else {
+      multiply_row<Vector>(a, i);
+    }
   }
   return end;
 }

@@ -54,7 +54,7 @@ void add_rows(count_t* counts, const InvertedRows& rows, int64_t begin, int64_t 
   std::vector<uint16_t> gains(labels, 0);  // 16 bits, so that a row of it fits the cache
   for (int64_t i = begin; i < end; ++i) {
     count_t* row = counts + i * labels;
-    const int64_t updates = (rows.starts[i + 1] - rows.starts[i]) * shape.k / 2;
+    const int64_t updates = rows.pairs[i + 1] - rows.pairs[i];
     if (updates < (labels - i) / 16) {  // few cache lines of the row are touched
       add_row(row, rows, i, shape.k);
       continue;
@@ -72,36 +72,45 @@ template <typename count_t>
 void co_detection(count_t* counts, const int64_t* top, const TopkShape& shape) {
   if (shape.k == 0) return;
   const int64_t step = std::clamp<int64_t>(kMaxEntries / shape.k, 1, kMaxRows);
-  const int64_t parts = 16 * static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t parts = torch::stable::get_num_threads();
   InvertedRows rows;
   for (int64_t first = 0; first < shape.rows; first += step) {
     rows.build(top + first * shape.k, std::min(step, shape.rows - first), shape.k, shape.labels);
     torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-      add_rows(counts, rows, rows.split(begin, parts), rows.split(end, parts), shape);
+      const int64_t first_label = InvertedRows::split(rows.pairs, begin, parts);
+      add_rows(counts, rows, first_label, InvertedRows::split(rows.pairs, end, parts), shape);
     });
   }
 }
 
 // counts: [L, L]; row n is annotated with indices[offsets[n]:offsets[n + 1]]
-// Too few updates to turn the batch around: every thread reads all of top and updates its own rows,
-// whose cells it asks for K at a time, because each is a cache miss.
+// Hardly two updates share a page, so each waits for the address of one, in whatever order, and
+// turning the batch around does not pay. Every thread reads all of top and updates its own rows,
+// dealt out by a hash, because frequent labels may be neighbours.
 template <typename count_t>
 void confusion(count_t* counts, const int64_t* top, const int64_t* indices, const int64_t* offsets,
                const TopkShape& shape) {
-  const int64_t grain = shape.labels / torch::stable::get_num_threads() + 1;
-  torch::stable::parallel_for(0, shape.labels, grain, [&](int64_t begin, int64_t end) {
+  const int64_t parts = torch::stable::get_num_threads();
+  const auto part_of = [&](int64_t label) {
+    const uint32_t hash = static_cast<uint32_t>(label) * 2654435761u;
+    return static_cast<int64_t>((uint64_t(hash) * parts) >> 32);
+  };
+  const auto count_part = [&](int64_t part) {
+    std::vector<count_t*> mine(shape.k + 1);
     for (int64_t n = 0; n < shape.rows; ++n) {
-      const int64_t* labels = top + n * shape.k;
+      int64_t size = 0;
+      for (int64_t c = 0; c < shape.k; ++c) {
+        const int64_t label = top[n * shape.k + c];
+        mine[size] = counts + label * shape.labels;
+        size += part_of(label) == part;
+      }
       for (int64_t a = offsets[n]; a < offsets[n + 1]; ++a) {
-        count_t* column = counts + indices[a];
-        for (int64_t c = 0; c < shape.k; ++c) {
-          __builtin_prefetch(column + labels[c] * shape.labels, 1);
-        }
-        for (int64_t c = 0; c < shape.k; ++c) {
-          if (labels[c] >= begin && labels[c] < end) ++column[labels[c] * shape.labels];
-        }
+        for (int64_t c = 0; c < size; ++c) ++mine[c][indices[a]];
       }
     }
+  };
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) count_part(part);
   });
 }
 

@@ -11,9 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from ..ops import csr_matmul
 
 # Up to here float64 costs nothing that a user would notice. Beyond it float32 halves the memory and
 # takes 0.75 of the time; its rounding moves eigenvalues by 1e-6.
@@ -79,10 +83,20 @@ def similarity_degrees(A: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     return degrees, diagonal
 
 
+def as_tensors(matrix: sparse.csr_array) -> tuple[Tensor, Tensor, Tensor]:
+    """The arguments of `csr_matmul`, sharing memory with the matrix unless that is read-only."""
+    crow, col, values = (
+        torch.from_numpy(np.require(part, requirements="W"))
+        for part in (matrix.indptr, matrix.indices, matrix.data)
+    )
+    return crow, col, values
+
+
 class SimilarityOperator(LinearOperator):
     """D^-1/2 B D^-1/2 of the labels that are similar to any other, as a linear operator.
 
-    Its eigenvalues lie in [-1, 1]. One application reads the nonzeros of A twice.
+    Its eigenvalues lie in [-1, 1]. One application reads the nonzeros of A and of A^T, which
+    are both kept.
 
     Args:
         A: ``[labels, labels]``, see `as_counts`.
@@ -115,6 +129,7 @@ class SimilarityOperator(LinearOperator):
         index = sparse.get_index_dtype(maxval=max(counts.nnz, *counts.shape))  # int32 if it fits
         pattern = (part.astype(index, copy=False) for part in (counts.indices, counts.indptr))
         self._matrix = sparse.csr_array((counts.data.astype(dtype), *pattern), counts.shape)
+        self._rows, self._columns = as_tensors(self._matrix), as_tensors(self._matrix.T.tocsr())
         self._joining = regularization * self.degrees[self.connected].mean() / n
         self.degrees[self.connected] += self._joining * n
         self._scale = (self.degrees[self.connected] ** -0.5).astype(dtype)[:, None]
@@ -125,9 +140,8 @@ class SimilarityOperator(LinearOperator):
         scaled = self._scale * vectors.astype(self.dtype, copy=False)
         spread = np.zeros((self._matrix.shape[1], vectors.shape[1]), self.dtype)
         spread[self.connected] = scaled
-        # SciPy multiplies a vector faster than a matrix of one column.
-        spread = spread[:, 0] if vectors.shape[1] == 1 else spread
-        product = (self._matrix.T @ (self._matrix @ spread))[self.connected].reshape(scaled.shape)
+        detected = csr_matmul(*self._rows, torch.from_numpy(spread))
+        product = csr_matmul(*self._columns, detected).numpy()[self.connected]
         product -= self._dropped * scaled
         if self._joining:
             product += self.dtype.type(self._joining) * scaled.sum(axis=0)

@@ -1,5 +1,7 @@
 """The similarity operator against the similarity matrix, formed in float64."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -136,3 +138,14 @@ def test_rejects(A, message):
 def test_rejects_regularization():
     with pytest.raises(ValueError, match="regularization must be at least 0, got -1"):
         SimilarityOperator(np.ones((2, 2)), regularization=-1)
+
+
+def test_read_only_counts_are_taken_without_a_warning():
+    """Of a memory-mapped file, say; PyTorch warns of tensors that cannot be written."""
+    A = sparse.csr_array(random_counts(9, 0.5, 0).astype(np.float64))
+    expected = SimilarityOperator(A) @ np.ones(9)
+    for part in (A.data, A.indices, A.indptr):
+        part.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(SimilarityOperator(A) @ np.ones(9), expected)
