@@ -152,6 +152,8 @@ def test_stopped(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "fastheads.cli", *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs ignore the signal, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     until = time.monotonic() + 120
     while not out.exists() and time.monotonic() < until and process.poll() is None:
