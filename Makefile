@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 READY := $(VENV)/.ready
 NATIVE := setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/* csrc/*/*)
 
@@ -11,13 +12,13 @@ demo: $(READY)  ## the main job: report in runs/demo/report.html; FULL=1 for the
 	$(BIN)/fastheads augment --output_dir runs/demo$(if $(FULL),-full --full,)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'bench/gpu/*.cu*')
 
 bench: $(READY)  ## all against their peers: results.csv and roofline.png in runs/bench; QUICK=1 in minutes
 	$(BIN)/fastheads bench all --model timm:seresnet50 --out runs/bench/results.csv \
