@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from threadpoolctl import threadpool_limits
 
 from fastheads.clustering.similarity import SimilarityOperator
 from fastheads.labels import Grouping
@@ -200,11 +201,13 @@ def leading_eigenvectors(
             matvec=lambda v: operator.matvec(v) - 3 * (known @ (known.T @ v)),
             matmat=lambda v: operator.matmat(v) - 3 * (known @ (known.T @ v)),
         )
-        if solver == "lanczos":
-            start = rng.standard_normal(n).astype(operator.dtype)
-            values, vectors = eigsh(rest, more, which="LA", v0=start, tol=tol)
-        else:
-            values, vectors = _lobpcg(rest, more, tol, rng)
+        # One BLAS thread: idle ones spin, and took half of the operator's time on two cores.
+        with threadpool_limits(1, user_api="blas"):
+            if solver == "lanczos":
+                start = rng.standard_normal(n).astype(operator.dtype)
+                values, vectors = eigsh(rest, more, which="LA", v0=start, tol=tol)
+            else:
+                values, vectors = _lobpcg(rest, more, tol, rng)
         values = np.concatenate([values, np.ones(known.shape[1])])
         vectors = np.concatenate([vectors, known], axis=1)
     order = np.argsort(-values, kind="stable")[:count]
