@@ -1,5 +1,6 @@
 // gated_residual: a residual branch that some samples do without.
 //   y[n] = act(x[n] + z[n] f[n]), act = relu or identity; f[n] is not read where z[n] = 0
+//   in place, y is x
 //   backward, g = grad where y > 0 (or grad): dx = g, df[n] = z[n] g[n], dz[n] = <g[n], f[n]>
 //   scatter, in place: x[active[i]] = act(x[active[i]] + f[i]), means over H, W of what is written
 #pragma once
@@ -48,9 +49,33 @@ inline GatedResidualShape check_gated_samples(const char* op, const char* name, 
   return {x.size(0), sample_size(x)};
 }
 
-inline GatedResidualShape check_gated_residual(const Tensor& x, const Tensor& f, const Tensor& z) {
-  const auto shape = check_gated_samples("gated_residual", "x", x, z);
-  check_same("gated_residual", "f", f, "x", x);
+inline GatedResidualShape check_gated_residual(const char* op, const Tensor& x, const Tensor& f,
+                                               const Tensor& z) {
+  const auto shape = check_gated_samples(op, "x", x, z);
+  check_same(op, "f", f, "x", x);
+  return shape;
+}
+
+inline void check_dense_in_place(const char* op, const Tensor& x) {
+  STD_TORCH_CHECK(channels_innermost(x) || x.is_contiguous(), op,
+                  ": x must be contiguous or channels-last, since it is changed in place");
+}
+
+// f may be x itself, but must not lie across it: it would be read where y has been written.
+inline void check_no_partial_overlap(const char* op, const Tensor& x, const Tensor& f) {
+  const auto* begin_x = static_cast<const char*>(x.const_data_ptr());
+  const auto* begin_f = static_cast<const char*>(f.const_data_ptr());
+  const auto bytes = static_cast<int64_t>(x.numel() * x.element_size());
+  STD_TORCH_CHECK(begin_x == begin_f || begin_x + bytes <= begin_f || begin_f + bytes <= begin_x,
+                  op, ": f must not overlap x, except as a whole");
+}
+
+inline GatedResidualShape check_gated_residual_in_place(const Tensor& x, const Tensor& f,
+                                                        const Tensor& z) {
+  const char* op = "gated_residual_";
+  const auto shape = check_gated_residual(op, x, f, z);
+  check_dense_in_place(op, x);
+  check_no_partial_overlap(op, x, f);
   return shape;
 }
 
@@ -108,12 +133,10 @@ inline ScatterShape check_gated_residual_scatter(const Tensor& x, const Tensor& 
   check_dtype(op, "f", f, x.scalar_type());
   check_device(op, "f", f, "x", x);
   check_scatter_list(op, x, f, active, count);
-  const bool channels_last = channels_innermost(x);
-  STD_TORCH_CHECK(channels_last || x.is_contiguous(), op,
-                  ": x must be contiguous or channels-last, since it is changed in place");
+  check_dense_in_place(op, x);
   if (!mean) return {x.size(0), f.size(0), 1, sample_size(x), false};
   check_scatter_mean(op, x, *mean);
-  return {x.size(0), f.size(0), x.size(1), x.size(2) * x.size(3), channels_last};
+  return {x.size(0), f.size(0), x.size(1), x.size(2) * x.size(3), channels_innermost(x)};
 }
 
 [[noreturn]] inline void reject_row(int64_t place, int64_t row, int64_t samples) {

@@ -11,6 +11,7 @@ STABLE_TORCH_LIBRARY(fastheads, m) {
   m.def("active_samples(Tensor z) -> (Tensor active, Tensor count)");
   // gated_residual
   m.def("gated_residual(Tensor x, Tensor f, Tensor z, bool relu) -> Tensor");
+  m.def("gated_residual_(Tensor(a!) x, Tensor f, Tensor z, bool relu) -> ()");
   m.def(
       "gated_residual_backward(Tensor grad, Tensor? y, Tensor? f, Tensor z) -> "
       "(Tensor grad_x, Tensor grad_f, Tensor grad_z)");
@@ -22,6 +23,9 @@ STABLE_TORCH_LIBRARY(fastheads, m) {
       "squeeze_excite(Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, "
       "Tensor? residual, Tensor? scale, Tensor? shift, int inner, int gate, bool relu) "
       "-> (Tensor y, Tensor mean, Tensor s)");
+  m.def(
+      "squeeze_excite_(Tensor(a!) x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, "
+      "Tensor? residual, Tensor? scale, Tensor? shift, int inner, int gate, bool relu) -> ()");
   m.def(
       "squeeze_excite_backward(Tensor grad, Tensor x, Tensor? y, Tensor mean, Tensor s, "
       "Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? scale, Tensor? shift, "

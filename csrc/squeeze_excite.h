@@ -10,11 +10,11 @@
 
 #include <optional>
 
-#include "common.h"
+#include "activations.h"
 
 namespace fastheads {
 
-enum class Inner : int64_t { kRelu, kSilu, kIdentity };
+enum class Inner : int64_t { kRelu, kSilu, kIdentity, kHardSwish };
 enum class Gate : int64_t { kSigmoid, kHardSigmoid };
 
 struct SqueezeExciteShape {
@@ -25,30 +25,10 @@ struct SqueezeExciteShape {
   bool channels_last;  // x is read as [N, H W, C], else as [N, C, H W]
 };
 
-inline bool is_channels_last(const Tensor& x) {
-  int64_t stride = 1;
-  for (const int64_t dim : {1, 3, 2, 0}) {
-    if (x.size(dim) != 1 && x.stride(dim) != stride) return false;
-    stride *= x.size(dim);
-  }
-  return true;
-}
-
-// x as the kernels read it; y has the same strides.
-inline Tensor squeeze_excite_input(const Tensor& x) {
-  return is_channels_last(x) ? x : torch::stable::contiguous(x);
-}
-
-// Another [N, C, H, W] tensor in the layout of the input.
-inline Tensor squeeze_excite_like(const Tensor& tensor, const SqueezeExciteShape& shape) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::contiguous(
-      tensor, shape.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
-// Of mean and s: sums run in float32, or in float64 for float64.
-inline ScalarType squeeze_excite_sum_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+// What the operator that writes y over x asks of x.
+inline void check_squeeze_excite_in_place(const Tensor& x) {
+  STD_TORCH_CHECK(x.is_contiguous() || channels_innermost(x),
+                  "squeeze_excite_: x must be contiguous or channels-last, got other strides");
 }
 
 // The tensor is [rows, columns], or [rows] where columns are left out.
@@ -64,13 +44,12 @@ inline void check_squeeze_excite_parameter(const char* name, const Tensor& tenso
     STD_TORCH_CHECK(fits, "squeeze_excite: ", name, " must be [", rows, "], got ", tensor.dim(),
                     " dimensions or another size");
   }
-  const auto dtype = tensor.scalar_type(), sum_type = squeeze_excite_sum_type(x);
+  const auto dtype = tensor.scalar_type(), sum_type = sum_dtype(x);
   STD_TORCH_CHECK(dtype == x.scalar_type() || dtype == sum_type, "squeeze_excite: ", name,
                   " must be ", torch::headeronly::toString(x.scalar_type()), " as x",
                   sum_type == x.scalar_type() ? "" : " or Float", ", got ",
                   torch::headeronly::toString(dtype));
-  STD_TORCH_CHECK(tensor.device() == x.device(), "squeeze_excite: ", name,
-                  " must be on the device of x");
+  check_device("squeeze_excite", name, tensor, "x", x);
 }
 
 inline void check_squeeze_excite_map(const char* name, const Tensor& tensor, const Tensor& x) {
@@ -79,8 +58,7 @@ inline void check_squeeze_excite_map(const char* name, const Tensor& tensor, con
   STD_TORCH_CHECK(tensor.scalar_type() == x.scalar_type(), "squeeze_excite: ", name, " must be ",
                   torch::headeronly::toString(x.scalar_type()), " as x, got ",
                   torch::headeronly::toString(tensor.scalar_type()));
-  STD_TORCH_CHECK(tensor.device() == x.device(), "squeeze_excite: ", name,
-                  " must be on the device of x");
+  check_device("squeeze_excite", name, tensor, "x", x);
 }
 
 // The parts that forward and backward share.
@@ -90,11 +68,7 @@ inline SqueezeExciteShape check_squeeze_excite(
     const std::optional<Tensor>& shift, int64_t inner, int64_t gate) {
   STD_TORCH_CHECK(x.dim() == 4, "squeeze_excite: x must be [N, C, H, W], got ", x.dim(),
                   " dimensions");
-  const auto dtype = x.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double ||
-                      dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
-                  "squeeze_excite: x must be float32, float64, float16 or bfloat16, got ",
-                  torch::headeronly::toString(dtype));
+  check_floating("squeeze_excite", "x", x);
   STD_TORCH_CHECK(weight1.dim() == 2, "squeeze_excite: weight1 must be [R, C], got ", weight1.dim(),
                   " dimensions");
   const int64_t channels = x.size(1), hidden = weight1.size(0);
@@ -108,12 +82,13 @@ inline SqueezeExciteShape check_squeeze_excite(
   if (bias2) check_squeeze_excite_parameter("bias2", *bias2, x, channels);
   if (scale) check_squeeze_excite_parameter("scale", *scale, x, channels);
   if (shift) check_squeeze_excite_parameter("shift", *shift, x, channels);
-  STD_TORCH_CHECK(inner >= 0 && inner <= 2,
-                  "squeeze_excite: inner must be 0 (relu), 1 (silu) or 2 (identity), got ", inner);
+  STD_TORCH_CHECK(inner >= 0 && inner <= 3,
+                  "squeeze_excite: inner must be 0 (relu), 1 (silu), 2 (identity) or 3 "
+                  "(hard_swish), got ",
+                  inner);
   STD_TORCH_CHECK(gate == 0 || gate == 1,
                   "squeeze_excite: gate must be 0 (sigmoid) or 1 (hard_sigmoid), got ", gate);
-  return {x.size(0), channels, x.size(2) * x.size(3), hidden,
-          is_channels_last(x) && !x.is_contiguous()};
+  return {x.size(0), channels, x.size(2) * x.size(3), hidden, channels_innermost(x)};
 }
 
 inline SqueezeExciteShape check_squeeze_excite_backward(
@@ -127,8 +102,8 @@ inline SqueezeExciteShape check_squeeze_excite_backward(
   if (y) check_squeeze_excite_map("y", *y, x);
   for (const auto& [name, tensor] : {std::pair("mean", mean), std::pair("s", s)}) {
     check_squeeze_excite_parameter(name, tensor, x, shape.samples, shape.channels);
-    STD_TORCH_CHECK(tensor.scalar_type() == squeeze_excite_sum_type(x), "squeeze_excite: ", name,
-                    " must be ", torch::headeronly::toString(squeeze_excite_sum_type(x)), ", got ",
+    STD_TORCH_CHECK(tensor.scalar_type() == sum_dtype(x), "squeeze_excite: ", name, " must be ",
+                    torch::headeronly::toString(sum_dtype(x)), ", got ",
                     torch::headeronly::toString(tensor.scalar_type()));
   }
   return shape;

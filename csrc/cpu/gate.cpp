@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <tuple>
+#include <vector>
 
 #include "dispatch.h"
 #include "gate_rows.h"
@@ -46,12 +47,12 @@ void pool(const GateShape& shape, const Tensor& x, Tensor& means) {
 }
 
 void run_layers(const GateShape& shape, const Tensor& means, const Tensor& weight1,
-                const MaybeTensor& bias1, const Tensor& weight2, Tensor& beta) {
+                const MaybeTensor& bias1, const Tensor& weight2, void* beta) {
   const GateLayers layers{means.const_data_ptr(),
                           weight1.const_data_ptr(),
                           bias1 ? bias1->const_data_ptr() : nullptr,
                           weight2.const_data_ptr(),
-                          beta.mutable_data_ptr(),
+                          beta,
                           shape.channels,
                           shape.hidden};
   const auto format = format_of(weight1.scalar_type());
@@ -83,8 +84,12 @@ struct Decision {
 };
 
 template <typename acc>
-void decide(const Tensor& beta, const MaybeTensor& bias2, const MaybeTensor& noise,
-            double temperature, bool soft, Tensor& z, Tensor& probability) {
+void run_and_decide(const GateShape& shape, const Tensor& means, const Tensor& weight1,
+                    const MaybeTensor& bias1, const Tensor& weight2, const MaybeTensor& bias2,
+                    const MaybeTensor& noise, double temperature, bool soft, Tensor& z,
+                    Tensor& probability) {
+  std::vector<acc> beta(2 * shape.samples);
+  run_layers(shape, means, weight1, bias1, weight2, beta.data());
   Decision<acc> decision{{}, nullptr, temperature, soft};
   if (noise) decision.noise = noise->const_data_ptr<acc>();
   if (bias2) {
@@ -94,7 +99,7 @@ void decide(const Tensor& beta, const MaybeTensor& bias2, const MaybeTensor& noi
       }
     });
   }
-  decision(z.size(0), beta.const_data_ptr<acc>(), z.mutable_data_ptr<acc>(),
+  decision(shape.samples, beta.data(), z.mutable_data_ptr<acc>(),
            probability.mutable_data_ptr<acc>());
 }
 
@@ -114,11 +119,10 @@ std::tuple<Tensor, Tensor, Tensor> gate(const Tensor& x_, const Tensor& weight1_
   Tensor probability = torch::stable::new_empty(x, {shape.samples}, dtype);
   Tensor means = torch::stable::new_empty(x, {shape.samples, shape.channels}, dtype);
   if (shape.samples == 0) return {z, probability, means};
-  Tensor beta = torch::stable::new_empty(x, {shape.samples, 2}, dtype);
   pool(shape, x, means);
-  run_layers(shape, means, weight1, contiguous(bias1_), weight2, beta);
-  const auto decide_in = dtype == ScalarType::Double ? decide<double> : decide<float>;
-  decide_in(beta, contiguous(bias2_), contiguous(noise_), temperature, soft, z, probability);
+  const auto run = dtype == ScalarType::Double ? run_and_decide<double> : run_and_decide<float>;
+  run(shape, means, weight1, contiguous(bias1_), weight2, contiguous(bias2_), contiguous(noise_),
+      temperature, soft, z, probability);
   return {z, probability, means};
 }
 

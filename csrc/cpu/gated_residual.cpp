@@ -59,21 +59,33 @@ char* at(Tensor& tensor, int64_t element) {
   return static_cast<char*>(tensor.mutable_data_ptr()) + element * bytes;
 }
 
-Tensor gated_residual(const Tensor& x_, const Tensor& f_, const Tensor& z_, bool relu) {
-  const auto shape = check_gated_residual(x_, f_, z_);
-  const MaybeTensor x = dense(x_), f = in_layout_of(*x, f_);
-  const Tensor z = as_contiguous(z_);
-  Tensor y = torch::stable::empty_like(*x);
-  if (y.numel() == 0) return y;
+// y = act(x + z f), all of one layout; y may be x.
+void add_branch(const GatedResidualShape& shape, const MaybeTensor& x, const MaybeTensor& f,
+                const Tensor& z, bool relu, Tensor& y) {
+  if (y.numel() == 0) return;
+  const bool in_place = x->const_data_ptr() == y.const_data_ptr();
   const auto format = format_of(y.scalar_type());
   for_gates(z, [&](const auto* gates) {
     for_parts(shape.samples, shape.size, [&](int64_t n, int64_t, int64_t first, int64_t size) {
+      if (in_place && gates[n] == 0 && !relu) return;
       const int64_t i = n * shape.size + first;
       gated_residual_kernels().forward(
           format, {at(x, i), at(f, i), at(y, i), size, static_cast<double>(gates[n]), relu});
     });
   });
+}
+
+Tensor gated_residual(const Tensor& x_, const Tensor& f_, const Tensor& z, bool relu) {
+  const auto shape = check_gated_residual("gated_residual", x_, f_, z);
+  const Tensor x = dense(x_);
+  Tensor y = torch::stable::empty_like(x);
+  add_branch(shape, x, in_layout_of(x, f_), as_contiguous(z), relu, y);
   return y;
+}
+
+void gated_residual_(Tensor x, const Tensor& f, const Tensor& z, bool relu) {
+  const auto shape = check_gated_residual_in_place(x, f, z);
+  add_branch(shape, x, in_layout_of(x, f), as_contiguous(z), relu, x);
 }
 
 // to[n] = the sum of the parts of sample n, in their order
@@ -169,6 +181,7 @@ void gated_residual_scatter_(Tensor x, const Tensor& f_, const Tensor& active_,
 
 STABLE_TORCH_LIBRARY_IMPL(fastheads, CPU, m) {
   m.impl("gated_residual", TORCH_BOX(&gated_residual));
+  m.impl("gated_residual_", TORCH_BOX(&gated_residual_));
   m.impl("gated_residual_backward", TORCH_BOX(&gated_residual_backward));
   m.impl("gated_residual_scatter_", TORCH_BOX(&gated_residual_scatter_));
 }

@@ -41,24 +41,27 @@ ExciteKernels<sum_t> kernels_for(const Tensor& x, const Tensor& weight) {
 }
 
 Activation activation_of(Inner inner) {
-  return inner == Inner::kRelu   ? Activation::kRelu
-         : inner == Inner::kSilu ? Activation::kSilu
-                                 : Activation::kNone;
+  switch (inner) {
+    case Inner::kRelu:
+      return Activation::kRelu;
+    case Inner::kSilu:
+      return Activation::kSilu;
+    case Inner::kHardSwish:
+      return Activation::kHardSwish;
+    default:
+      return Activation::kNone;
+  }
 }
 
 Activation activation_of(Gate gate) {
   return gate == Gate::kSigmoid ? Activation::kSigmoid : Activation::kHardSigmoid;
 }
 
-// Parameters as the kernels read them.
-Tensor packed(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
-}
-
 std::optional<Tensor> as_sums(const std::optional<Tensor>& vector, const Tensor& x) {
   if (!vector) return std::nullopt;
-  const auto dtype = squeeze_excite_sum_type(x);
-  return packed(vector->scalar_type() == dtype ? *vector : torch::stable::to(*vector, dtype));
+  const auto dtype = sum_dtype(x);
+  return as_contiguous(vector->scalar_type() == dtype ? *vector
+                                                      : torch::stable::to(*vector, dtype));
 }
 
 template <typename T>
@@ -194,26 +197,43 @@ void forward(const SqueezeExciteShape& shape, const Tensor& x, const Tensor& wei
           [&](const Tile& tile) { kernels.excite(maps, tile); }});
 }
 
-std::tuple<Tensor, Tensor, Tensor> squeeze_excite(
+// Writes y over x if in_place, which has been checked.
+std::tuple<Tensor, Tensor, Tensor> excited(
     const Tensor& x_, const Tensor& weight1, const std::optional<Tensor>& bias1,
     const Tensor& weight2, const std::optional<Tensor>& bias2,
     const std::optional<Tensor>& residual_, const std::optional<Tensor>& scale,
-    const std::optional<Tensor>& shift, int64_t inner, int64_t gate, bool relu) {
+    const std::optional<Tensor>& shift, int64_t inner, int64_t gate, bool relu, bool in_place) {
   const auto shape =
       check_squeeze_excite(x_, weight1, bias1, weight2, bias2, scale, shift, inner, gate);
+  if (residual_) check_squeeze_excite_map("residual", *residual_, x_);
+  const Tensor x = dense(x_);
   std::optional<Tensor> residual;
-  if (residual_) {
-    check_squeeze_excite_map("residual", *residual_, x_);
-    residual = squeeze_excite_like(*residual_, shape);
-  }
-  const Tensor x = squeeze_excite_input(x_);
-  const auto sum_type = squeeze_excite_sum_type(x);
-  Tensor y = empty_like(x), mean = new_empty(x, {shape.samples, shape.channels}, sum_type);
-  Tensor s = empty_like(mean);
+  if (residual_) residual = in_layout_of(x, *residual_);
+  const auto sum_type = sum_dtype(x);
+  Tensor y = in_place ? x : empty_like(x);
+  Tensor mean = new_empty(x, {shape.samples, shape.channels}, sum_type), s = empty_like(mean);
   const auto call = sum_type == ScalarType::Double ? forward<double> : forward<float>;
-  call(shape, x, packed(weight1), as_sums(bias1, x), packed(weight2), as_sums(bias2, x), residual,
-       as_sums(scale, x), as_sums(shift, x), Inner(inner), Gate(gate), relu, y, mean, s);
+  call(shape, x, as_contiguous(weight1), as_sums(bias1, x), as_contiguous(weight2),
+       as_sums(bias2, x), residual, as_sums(scale, x), as_sums(shift, x), Inner(inner), Gate(gate),
+       relu, y, mean, s);
   return {y, mean, s};
+}
+
+std::tuple<Tensor, Tensor, Tensor> squeeze_excite(
+    const Tensor& x, const Tensor& weight1, const std::optional<Tensor>& bias1,
+    const Tensor& weight2, const std::optional<Tensor>& bias2,
+    const std::optional<Tensor>& residual, const std::optional<Tensor>& scale,
+    const std::optional<Tensor>& shift, int64_t inner, int64_t gate, bool relu) {
+  return excited(x, weight1, bias1, weight2, bias2, residual, scale, shift, inner, gate, relu,
+                 false);
+}
+
+void squeeze_excite_(Tensor x, const Tensor& weight1, const std::optional<Tensor>& bias1,
+                     const Tensor& weight2, const std::optional<Tensor>& bias2,
+                     const std::optional<Tensor>& residual, const std::optional<Tensor>& scale,
+                     const std::optional<Tensor>& shift, int64_t inner, int64_t gate, bool relu) {
+  check_squeeze_excite_in_place(x);
+  excited(x, weight1, bias1, weight2, bias2, residual, scale, shift, inner, gate, relu, true);
 }
 
 // From the gradient after the gate to the one before it, in place.
@@ -235,6 +255,11 @@ void inner_backward(Inner inner, int64_t count, sum_t* hidden, sum_t* grad) {
     const sum_t z = hidden[i], sigmoid = 1 / (1 + std::exp(-z));
     hidden[i] = z * sigmoid;
     grad[i] *= sigmoid * (1 + z * (1 - sigmoid));
+  }
+  for (int64_t i = 0; inner == Inner::kHardSwish && i < count; ++i) {
+    const sum_t z = hidden[i], gate = std::clamp<sum_t>(z + 3, 0, 6) / 6;
+    hidden[i] = z * gate;
+    grad[i] *= gate > 0 && gate < 1 ? z / 3 + sum_t(0.5) : gate;
   }
 }
 
@@ -300,17 +325,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> squeeze_excite_backward(
     bool has_residual, int64_t inner, int64_t gate) {
   const auto shape = check_squeeze_excite_backward(grad, x_, y_, mean, s, weight1, bias1, weight2,
                                                    scale, shift, inner, gate);
-  const Tensor x = squeeze_excite_input(x_);
+  const Tensor x = dense(x_);
   std::optional<Tensor> y;
-  if (y_) y = squeeze_excite_like(*y_, shape);
+  if (y_) y = in_layout_of(x, *y_);
   Tensor grad_x = empty_like(x), grad_residual = has_residual ? empty_like(x) : new_empty(x, {0});
   Tensor hidden = new_empty(mean, {shape.samples, shape.hidden}), grad_hidden = empty_like(hidden);
   Tensor grad_logit = new_empty(mean, {shape.samples, shape.channels});
-  const auto call =
-      squeeze_excite_sum_type(x) == ScalarType::Double ? backward<double> : backward<float>;
-  call(shape, squeeze_excite_like(grad, shape), x, y, packed(mean), packed(s), packed(weight1),
-       as_sums(bias1, x), packed(weight2), as_sums(scale, x), as_sums(shift, x), Inner(inner),
-       Gate(gate), grad_x, grad_residual, hidden, grad_hidden, grad_logit);
+  const auto call = sum_dtype(x) == ScalarType::Double ? backward<double> : backward<float>;
+  call(shape, in_layout_of(x, grad), x, y, as_contiguous(mean), as_contiguous(s),
+       as_contiguous(weight1), as_sums(bias1, x), as_contiguous(weight2), as_sums(scale, x),
+       as_sums(shift, x), Inner(inner), Gate(gate), grad_x, grad_residual, hidden, grad_hidden,
+       grad_logit);
   return {grad_x, grad_residual, hidden, grad_hidden, grad_logit};
 }
 
@@ -318,6 +343,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> squeeze_excite_backward(
 
 STABLE_TORCH_LIBRARY_IMPL(fastheads, CPU, m) {
   m.impl("squeeze_excite", TORCH_BOX(&squeeze_excite));
+  m.impl("squeeze_excite_", TORCH_BOX(&squeeze_excite_));
   m.impl("squeeze_excite_backward", TORCH_BOX(&squeeze_excite_backward));
 }
 

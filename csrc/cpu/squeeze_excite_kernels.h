@@ -8,7 +8,7 @@
 
 namespace fastheads {
 
-enum class Activation { kNone, kRelu, kSilu, kSigmoid, kHardSigmoid };
+enum class Activation { kNone, kRelu, kSilu, kSigmoid, kHardSigmoid, kHardSwish };
 
 struct Range {
   int64_t begin, end;

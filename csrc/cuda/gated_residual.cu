@@ -36,7 +36,7 @@ __device__ void for_packs(const PackPlan& plan, Body body, End end) {
   }
 }
 
-// x, f, y: [N, size]; z: [N]
+// x, f, y: [N, size], y may be x; z: [N]
 template <typename scalar_t, int kVec>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(PackPlan plan, const Pack<scalar_t, kVec>* x, const Pack<scalar_t, kVec>* f,
@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(kThreads)
   using acc = acc_t<scalar_t>;
   const auto add = [&](int64_t n, int64_t i) {
     const acc gate = z[n];
+    if (gate == 0 && !relu && x == y) return;
     const Pack<scalar_t, kVec> from = x[i];
     Pack<scalar_t, kVec> branch = {}, to;
     if (gate != 0) branch = f[i];
@@ -155,7 +156,7 @@ void launch_forward(const GatedResidualShape& shape, const Tensor& x, const Tens
 }
 
 Tensor gated_residual(const Tensor& x_, const Tensor& f_, const Tensor& z_, bool relu) {
-  const auto shape = check_gated_residual(x_, f_, z_);
+  const auto shape = check_gated_residual("gated_residual", x_, f_, z_);
   const torch::stable::accelerator::DeviceGuard guard(x_.get_device_index());
   const Tensor x = dense(x_), f = in_layout_of(x, f_), z = as_contiguous(z_);
   Tensor y = torch::stable::empty_like(x);
@@ -163,6 +164,15 @@ Tensor gated_residual(const Tensor& x_, const Tensor& f_, const Tensor& z_, bool
   FASTHEADS_DISPATCH(x, "gated_residual",
                      [&] { launch_forward<scalar_t>(shape, x, f, z, relu, y); });
   return y;
+}
+
+void gated_residual_(Tensor x, const Tensor& f_, const Tensor& z_, bool relu) {
+  const auto shape = check_gated_residual_in_place(x, f_, z_);
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const Tensor f = in_layout_of(x, f_), z = as_contiguous(z_);
+  if (x.numel() == 0) return;
+  FASTHEADS_DISPATCH(x, "gated_residual_",
+                     [&] { launch_forward<scalar_t>(shape, x, f, z, relu, x); });
 }
 
 const void* data_or_null(const MaybeTensor& tensor) {
@@ -225,6 +235,7 @@ std::tuple<Tensor, Tensor, Tensor> gated_residual_backward(const Tensor& grad_,
 
 STABLE_TORCH_LIBRARY_IMPL(fastheads, CUDA, m) {
   m.impl("gated_residual", TORCH_BOX(&gated_residual));
+  m.impl("gated_residual_", TORCH_BOX(&gated_residual_));
   m.impl("gated_residual_backward", TORCH_BOX(&gated_residual_backward));
 }
 

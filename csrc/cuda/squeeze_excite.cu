@@ -125,18 +125,19 @@ std::tuple<Tensor, Tensor, Tensor> run(const Tensor& x_, const Tensor& weight1_,
                                        const std::optional<Tensor>& residual_,
                                        const std::optional<Tensor>& scale_,
                                        const std::optional<Tensor>& shift_, int64_t inner,
-                                       int64_t gate, bool relu, std::optional<bool> ticketed) {
+                                       int64_t gate, bool relu, std::optional<bool> ticketed,
+                                       bool in_place = false) {
   const auto shape =
       check_squeeze_excite(x_, weight1_, bias1_, weight2_, bias2_, scale_, shift_, inner, gate);
   if (residual_) check_squeeze_excite_map("residual", *residual_, x_);
   const torch::stable::accelerator::DeviceGuard guard(x_.get_device_index());
-  const Tensor x = squeeze_excite_input(x_);
+  const Tensor x = dense(x_);
   std::optional<Tensor> residual;
-  if (residual_) residual = squeeze_excite_like(*residual_, shape);
+  if (residual_) residual = in_layout_of(x, *residual_);
   const Contiguous weight1(weight1_), bias1(bias1_), weight2(weight2_), bias2(bias2_);
   const Contiguous scale(scale_), shift(shift_);
-  Tensor y = torch::stable::empty_like(x);
-  const auto sums = squeeze_excite_sum_type(x);
+  Tensor y = in_place ? x : torch::stable::empty_like(x);  // each thread writes what it has read
+  const auto sums = sum_dtype(x);
   Tensor mean = torch::stable::new_empty(x, {shape.samples, shape.channels}, sums);
   Tensor s = torch::stable::empty_like(mean);
   Tensor hidden = torch::stable::new_empty(mean, {shape.samples, shape.hidden});
@@ -183,6 +184,15 @@ std::tuple<Tensor, Tensor, Tensor> squeeze_excite(
              std::nullopt);
 }
 
+void squeeze_excite_(Tensor x, const Tensor& weight1, const std::optional<Tensor>& bias1,
+                     const Tensor& weight2, const std::optional<Tensor>& bias2,
+                     const std::optional<Tensor>& residual, const std::optional<Tensor>& scale,
+                     const std::optional<Tensor>& shift, int64_t inner, int64_t gate, bool relu) {
+  check_squeeze_excite_in_place(x);
+  run(x, weight1, bias1, weight2, bias2, residual, scale, shift, inner, gate, relu, std::nullopt,
+      true);
+}
+
 std::tuple<Tensor, Tensor, Tensor> squeeze_excite_launched(
     const Tensor& x, const Tensor& weight1, const std::optional<Tensor>& bias1,
     const Tensor& weight2, const std::optional<Tensor>& bias2,
@@ -196,6 +206,7 @@ std::tuple<Tensor, Tensor, Tensor> squeeze_excite_launched(
 
 STABLE_TORCH_LIBRARY_IMPL(fastheads, CUDA, m) {
   m.impl("squeeze_excite", TORCH_BOX(&squeeze_excite));
+  m.impl("squeeze_excite_", TORCH_BOX(&squeeze_excite_));
   m.impl("_squeeze_excite_launched", TORCH_BOX(&squeeze_excite_launched));
 }
 

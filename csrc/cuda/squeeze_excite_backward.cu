@@ -147,9 +147,9 @@ Gradients run(const Tensor& grad_, const Tensor& x_, const std::optional<Tensor>
   const auto shape = check_squeeze_excite_backward(grad_, x_, y_, mean_, s_, weight1_, bias1_,
                                                    weight2_, scale_, shift_, inner, gate);
   const torch::stable::accelerator::DeviceGuard guard(x_.get_device_index());
-  const Tensor x = squeeze_excite_input(x_), grad = squeeze_excite_like(grad_, shape);
+  const Tensor x = dense(x_), grad = in_layout_of(x, grad_);
   std::optional<Tensor> y;
-  if (y_) y = squeeze_excite_like(*y_, shape);
+  if (y_) y = in_layout_of(x, *y_);
   const Tensor mean = torch::stable::contiguous(mean_), s = torch::stable::contiguous(s_);
   const Contiguous weight1(weight1_), bias1(bias1_), weight2(weight2_);
   const Contiguous scale(scale_), shift(shift_);

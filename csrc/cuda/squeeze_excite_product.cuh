@@ -116,8 +116,14 @@ __device__ acc sigmoid(acc v) {
 }
 
 template <typename acc>
+__device__ acc hard_sigmoid(acc v) {
+  return (v < -3 ? acc(0) : v > 3 ? acc(6) : v + 3) / 6;
+}
+
+template <typename acc>
 __device__ acc activate(Inner inner, acc v) {
   if (inner == Inner::kRelu) return v < 0 ? acc(0) : v;
+  if (inner == Inner::kHardSwish) return v * hard_sigmoid(v);
   return inner == Inner::kSilu ? v * sigmoid(v) : v;
 }
 
@@ -125,14 +131,14 @@ template <typename acc>
 __device__ acc slope(Inner inner, acc v) {
   if (inner == Inner::kRelu) return v > 0 ? acc(1) : acc(0);
   if (inner == Inner::kIdentity) return acc(1);
+  if (inner == Inner::kHardSwish) return v <= -3 ? acc(0) : v >= 3 ? acc(1) : v / 3 + acc(0.5);
   const acc e = sigmoid(v);
   return e * (1 + v * (1 - e));
 }
 
 template <typename acc>
 __device__ acc open(Gate gate, acc v) {
-  if (gate == Gate::kSigmoid) return sigmoid(v);
-  return (v < -3 ? acc(0) : v > 3 ? acc(6) : v + 3) / 6;
+  return gate == Gate::kSigmoid ? sigmoid(v) : hard_sigmoid(v);
 }
 
 // From its value s.

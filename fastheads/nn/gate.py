@@ -99,8 +99,10 @@ class Gate(nn.Module):
             return self.fc1.weight, self.fc1.bias
         mean, variance = self.norm.running_mean, self.norm.running_var
         assert mean is not None and variance is not None
-        scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
-        return self.fc1.weight * scale[:, None], (self.fc1.bias - mean) * scale + self.norm.bias
+        # Few calls: at batch 1 each of them is felt.
+        scale = (variance + self.norm.eps).rsqrt_() * self.norm.weight
+        bias = torch.addcmul(self.norm.bias, self.fc1.bias - mean, scale)
+        return self.fc1.weight * scale.unsqueeze(1), bias
 
     @torch.no_grad()
     def fold(self) -> Gate:

@@ -12,7 +12,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fastheads.nn.gate import Gate
 from fastheads.nn.gated_cost import GatherCosts, cost_key, gather_rows, measure_costs
-from fastheads.ops import active_samples, gated_residual, gated_residual_scatter_
+from fastheads.ops import (
+    active_samples,
+    gated_residual,
+    gated_residual_,
+    gated_residual_scatter_,
+)
 
 MODES = ("auto", "dense", "gather")
 
@@ -24,7 +29,9 @@ class GatedResidual(nn.Module):
     Else the samples with open gates are gathered, the branch runs on them alone and is added in
     place, or all is dense, whichever is cheaper: both are timed once for each shape, dtype, device,
     layout and number of threads, at the first such batch or by :meth:`calibrate`. If no gate is
-    open, the branch does not run; a batch of one needs no calibration.
+    open, the branch does not run; a batch of one needs no calibration. When all weights are final,
+    ``block.gate = block.gate.fold()`` spares each call the norm of the gate, which a batch of one
+    feels.
 
     All modes give the same bits. A library may choose another order of summation for another batch
     size, so only those numbers of rows are ever gathered that were seen to give the bits of the
@@ -44,7 +51,8 @@ class GatedResidual(nn.Module):
         relu: the activation; without it there is none.
         nonnegative: ``x`` is never negative, as behind a ReLU, so that samples which are skipped
             stay as they are and cost nothing.
-        inplace: without gradients ``y`` may take the place of ``x``.
+        inplace: without gradients ``y`` may take the place of ``x``. What the branch returns is
+            never overwritten, since hooks may keep it; what the shortcut returns is.
         mode: "auto", "dense" (never gather) or "gather" (whatever it costs).
 
     Attributes:
@@ -98,25 +106,31 @@ class GatedResidual(nn.Module):
         return (y, z, probability) if return_gate else y
 
     def _dense(self, x: Tensor, z: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
             self.last_executed = x.shape[0]
+        owned = self.inplace or self.shortcut is not None
+        if owned and not (compiling or torch.is_grad_enabled()):
+            y = self.start(_laid_out(x))
+            gated_residual_(y, self.branch(x).to(y.dtype), z, relu=self.relu)
+            return y
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return gated_residual(shortcut, self.branch(x).to(shortcut.dtype), z, relu=self.relu)
 
     @torch.compiler.disable(recursive=False)
     def _infer(self, x: Tensor, z: Tensor) -> Tensor:
         x = _laid_out(x)
-        active, count = active_samples(z)
-        open_gates = int(count)  # on CUDA this waits; see gated_graphs.py
-        rows = self._rows(x, open_gates)
-        if rows == len(x) and (open_gates < rows or not self.inplace):
+        if len(x) == 1:  # nothing to list
+            rows = int(z.item() > 0)
+        else:
+            active, count = active_samples(z)
+            rows = self._rows(x, int(count))  # on CUDA this waits; see gated_graphs.py
+        if rows == len(x):
             return self._dense(x, z)
         self.last_executed = rows
         y = self.start(x)
         if rows:
-            # If all gates are open, the rows are the batch as it is.
-            part = x if rows == open_gates == len(x) else gather_rows(x, active[:rows])
-            self.add_branch(y, part, active, count)
+            self.add_branch(y, gather_rows(x, active[:rows]), active, count)
         return self.finish(y)
 
     @torch.compiler.disable
@@ -132,7 +146,7 @@ class GatedResidual(nn.Module):
             return x if self.inplace else x.clone()
         y = self.shortcut(x)
         shared = y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
-        return y.clone(memory_format=torch.contiguous_format) if shared else y
+        return y.clone(memory_format=torch.contiguous_format) if shared else _laid_out(y)
 
     def add_branch(self, y: Tensor, part: Tensor, active: Tensor, count: Tensor) -> None:
         """Adds the branch of ``part`` to the first ``count`` samples of ``y`` in ``active``."""

@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fastheads.nn.patch_rules import (
@@ -16,10 +17,11 @@ from fastheads.nn.patch_rules import (
     excitation,
     formula,
     inference_affine,
+    is_unseen,
     residual_tail,
     tail_obstacle,
 )
-from fastheads.ops import squeeze_excite
+from fastheads.ops import squeeze_excite, squeeze_excite_
 
 
 class Entry(NamedTuple):
@@ -145,20 +147,30 @@ class _FusedTail(_Fused):
         shortcut = x if self.downsample is None else self.downsample(x)
         for name in self.rule.body:
             x = getattr(self, name)(x)
-        scale, shift = None, None
-        if self.rule.norm:
-            norm = getattr(self, self.rule.norm)
-            if affine := inference_affine(norm):
-                scale, shift = affine
-            else:
-                x = norm(x)
-        return _excite(found, x, shortcut.to(x.dtype), scale=scale, shift=shift, relu=True)
+        if not self.rule.norm:
+            return _excite(found, x, shortcut.to(x.dtype), relu=True)
+        norm = getattr(self, self.rule.norm)
+        affine = inference_affine(norm)
+        if affine is None:
+            return _excite(found, norm(x), shortcut.to(x.dtype), relu=True)
+        scale, shift = affine
+        over_x = is_unseen(getattr(self, self.rule.body[-1])) and not torch.is_grad_enabled()
+        shortcut = shortcut.to(x.dtype)
+        return _excite(found, x, shortcut, in_place=over_x, scale=scale, shift=shift, relu=True)
 
 
-def _excite(found: Formula, x: Tensor, residual: Tensor | None = None, **options: Any) -> Tensor:
+def _excite(
+    found: Formula,
+    x: Tensor,
+    residual: Tensor | None = None,
+    *,
+    in_place: bool = False,
+    **options: Any,
+) -> Tensor:
     fc1, fc2, inner, gate = found
     layers = (fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-    return squeeze_excite(x, *layers, residual, inner=inner, gate=gate, **options)
+    operator = squeeze_excite_ if in_place else squeeze_excite
+    return operator(x, *layers, residual, inner=inner, gate=gate, **options)
 
 
 def _original_class(module: nn.Module) -> Any:

@@ -80,6 +80,7 @@ _INNER = {
     "torch.nn.modules.activation.ReLU": "relu",
     "torch.nn.modules.activation.SiLU": "silu",
     "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Hardswish": "hard_swish",
 }
 _GATE = {
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
@@ -161,6 +162,11 @@ def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
         scale = scale * norm.weight
         return scale, norm.bias - mean * scale
     return scale, -mean * scale
+
+
+def is_unseen(layer: nn.Module) -> bool:
+    """Whether nobody but the caller holds the output of a layer, which may then be overwritten."""
+    return type(layer) is nn.Conv2d and not _changed(layer)
 
 
 def _changed(*modules: nn.Module) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastheads.ops import squeeze_excite
 
-_INNER = ("relu", "silu", "identity")
+_INNER = ("relu", "silu", "identity", "hard_swish")
 _GATE = ("sigmoid", "hard_sigmoid")
 
 
@@ -18,10 +18,11 @@ class SqueezeExcite(nn.Module):
     """Scales every channel by a gate that sees the mean of all channels.
 
     ``s = gate(fc2(inner(fc1(squeeze))))``, ``y = s * x``; Hu, Shen, Albanie, Sun, Wu,
-    "Squeeze-and-Excitation Networks", 2017, arXiv:1709.01507, eq. 2-4. Adaptive widths and the
-    expansion: Huang, "Scalable large scale visual recognition using multi-label image
-    classification", 2019, sections 5.1.1 and 6.1. Before the squeeze, a 1x1 convolution E, here
-    without bias, makes ``expansion`` times as many channels, which may be averaged in groups.
+    "Squeeze-and-Excitation Networks", 2017, arXiv:1709.01507, eq. 2-4, and Huang, "Scalable large
+    scale visual recognition using multi-label image classification", 2019, sections 3.2 and 3.3;
+    there the adaptive widths and the expansion as well, in sections 5.1.1 and 6.1. Before the
+    squeeze, a 1x1 convolution E, here without bias, makes ``expansion`` times as many channels,
+    which may be averaged in groups.
 
     E is linear, and so are means over pixels and over groups (a matrix A)::
 
@@ -45,7 +46,7 @@ class SqueezeExcite(nn.Module):
         expansion: channels of the squeeze for each channel of the input; 1 for no convolution.
         squeeze: the excitation reads ``"all"`` expanded channels (c = expansion C), or their
             means over groups of ``expansion`` neighbours (``"averaged"``, c = C).
-        inner: ``"relu"``, ``"silu"`` or ``"identity"``.
+        inner: ``"relu"``, ``"silu"``, ``"identity"`` or ``"hard_swish"``.
         gate: ``"sigmoid"`` or ``"hard_sigmoid"``.
         bias: whether ``fc1`` and ``fc2`` have biases.
         device: of the parameters.

@@ -1,20 +1,15 @@
 """Operators: one file each with its reference, its call and its fake."""
 
 from .csr_matmul import csr_matmul, csr_matmul_reference
-from .gate import (
-    active_samples,
-    active_samples_reference,
-    gate,
-    gate_reference,
-    gumbel_noise,
-)
+from .gate import active_samples, active_samples_reference, gate, gate_reference, gumbel_noise
 from .gated_residual import (
     gated_residual,
+    gated_residual_,
     gated_residual_reference,
     gated_residual_scatter_,
     gated_residual_scatter_reference,
 )
-from .squeeze_excite import squeeze_excite, squeeze_excite_reference
+from .squeeze_excite import squeeze_excite, squeeze_excite_, squeeze_excite_reference
 from .topk_confusion import (
     topk_co_detection_,
     topk_co_detection_reference,
@@ -32,11 +27,13 @@ __all__ = [
     "gate",
     "gate_reference",
     "gated_residual",
+    "gated_residual_",
     "gated_residual_reference",
     "gated_residual_scatter_",
     "gated_residual_scatter_reference",
     "gumbel_noise",
     "squeeze_excite",
+    "squeeze_excite_",
     "squeeze_excite_reference",
     "topk_co_detection_",
     "topk_co_detection_reference",

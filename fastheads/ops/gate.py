@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.flop_counter import register_flop_formula
 
+from .dispatch import any_layout, call
+
 
 def gate_reference(
     x: Tensor,
@@ -85,7 +87,7 @@ def gate(
     probability (straight through). All sums are float32 (float64). Deterministic.
     """
     op = torch.ops.fastheads.gate.default
-    z, probability, _ = op(x, weight1, bias1, weight2, bias2, noise, temperature, soft)
+    z, probability, _ = call(op, x, weight1, bias1, weight2, bias2, noise, temperature, soft)
     return z, probability
 
 
@@ -206,6 +208,7 @@ def _backward(
 
 
 torch.library.register_autograd("fastheads::gate", _backward, setup_context=_save)
+any_layout("gate")
 
 
 @register_flop_formula(torch.ops.fastheads.gate)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from .dispatch import any_layout, call
+
 
 def gated_residual_reference(x: Tensor, f: Tensor, z: Tensor, *, relu: bool = False) -> Tensor:
     """:func:`gated_residual` in plain PyTorch."""
@@ -60,7 +62,29 @@ def gated_residual(x: Tensor, f: Tensor, z: Tensor, *, relu: bool = False) -> Te
 
     Differentiable in ``x``, ``f`` and ``z``. Deterministic.
     """
-    return torch.ops.fastheads.gated_residual.default(x, f, z, relu)
+    return call(torch.ops.fastheads.gated_residual.default, x, f, z, relu)
+
+
+def gated_residual_(x: Tensor, f: Tensor, z: Tensor, *, relu: bool = False) -> None:
+    """:func:`gated_residual` in place of ``x``, for inference: no memory is asked for.
+
+    Without ``relu``, samples with ``z[n] = 0`` are neither read nor written.
+
+    Args:
+        x: ``[N, ...]``, float32, float64, float16 or bfloat16, CPU or CUDA, contiguous or
+            channels-last.
+        f: shape, dtype and device of ``x``, or ``x`` itself; copied if its layout is another.
+        z: ``[N]``, float32 (float64 with float64 ``x``).
+        relu: whether a ReLU follows.
+
+    Raises:
+        RuntimeError: if shapes, dtypes or devices disagree, if ``f`` overlaps ``x`` in part, or if
+            gradients are recorded (use :func:`gated_residual`).
+
+    Not differentiable. Deterministic.
+    """
+    _check_no_gradient("gated_residual_", x, f, z)
+    torch.ops.fastheads.gated_residual_.default(x, f, z, relu)
 
 
 def gated_residual_scatter_(
@@ -97,12 +121,16 @@ def gated_residual_scatter_(
 
     Not differentiable. Deterministic.
     """
-    if torch.is_grad_enabled() and (x.requires_grad or f.requires_grad):
-        raise RuntimeError(
-            "gated_residual_scatter_: x and f must not require gradients, since rows of x are "
-            "overwritten; use gated_residual, or torch.no_grad()"
-        )
+    _check_no_gradient("gated_residual_scatter_", x, f)
     torch.ops.fastheads.gated_residual_scatter_.default(x, f, active, count, mean, relu)
+
+
+def _check_no_gradient(op: str, x: Tensor, *others: Tensor) -> None:
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *others)):
+        raise RuntimeError(
+            f"{op}: no input must require a gradient, since x is overwritten; use gated_residual, "
+            "or torch.no_grad()"
+        )
 
 
 def _empty_dense_like(x: Tensor) -> Tensor:
@@ -113,6 +141,11 @@ def _empty_dense_like(x: Tensor) -> Tensor:
 @torch.library.register_fake("fastheads::gated_residual")
 def _(x: Tensor, f: Tensor, z: Tensor, relu: bool) -> Tensor:
     return _empty_dense_like(x)
+
+
+@torch.library.register_fake("fastheads::gated_residual_")
+def _(x: Tensor, f: Tensor, z: Tensor, relu: bool) -> None:
+    return None
 
 
 @torch.library.register_fake("fastheads::gated_residual_backward")
@@ -147,18 +180,20 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("fastheads::gated_residual", _backward, setup_context=_save)
+any_layout("gated_residual", "gated_residual_backward")
 
 
-@register_flop_formula(torch.ops.fastheads.gated_residual)
+@register_flop_formula([torch.ops.fastheads.gated_residual, torch.ops.fastheads.gated_residual_])
 def _(x_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
     return 2 * prod(x_shape)
 
 
 @register_flop_formula(torch.ops.fastheads.gated_residual_backward)
 def _(grad_shape: Sequence[int], y_shape: Any, f_shape: Any, *args: Any, **kwargs: Any) -> int:
-    return (1 if f_shape is None else 3) * prod(grad_shape)
+    # <g, f>; the products z g are not added to anything.
+    return 0 if f_shape is None else 2 * prod(grad_shape)
 
 
 @register_flop_formula(torch.ops.fastheads.gated_residual_scatter_)
-def _(x_shape: Sequence[int], f_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
-    return prod(f_shape)
+def _(*args: Any, **kwargs: Any) -> int:
+    return 0  # additions alone

@@ -1,6 +1,8 @@
 """squeeze_excite: every channel scaled by a gate that sees the mean of all channels.
 
-Hu, Shen, Albanie, Sun, Wu, "Squeeze-and-Excitation Networks", 2017, arXiv:1709.01507, eq. 2-4.
+Hu, Shen, Albanie, Sun, Wu, "Squeeze-and-Excitation Networks", 2017, arXiv:1709.01507, eq. 2-4;
+Huang, "Scalable large scale visual recognition using multi-label image classification", 2019,
+sections 3.2 and 3.3.
 """
 
 from __future__ import annotations
@@ -12,8 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
+from .dispatch import any_layout, call
+
 # Their places are the codes of the operator.
-_INNER = {"relu": F.relu, "silu": F.silu, "identity": lambda h: h}
+_INNER = {
+    "relu": F.relu,
+    "silu": F.silu,
+    "identity": lambda h: h,
+    "hard_swish": lambda h: h * (F.relu6(h + 3) / 6),
+}
 _GATE = {"sigmoid": torch.sigmoid, "hard_sigmoid": lambda h: F.relu6(h + 3) / 6}
 
 
@@ -77,7 +86,7 @@ def squeeze_excite(
         residual: shape and dtype of ``x``, or None; in any layout.
         scale: ``[C]`` or None, in the dtype of ``x`` or float32; not differentiable.
         shift: as ``scale``.
-        inner: ``"relu"``, ``"silu"`` or ``"identity"``.
+        inner: ``"relu"``, ``"silu"``, ``"identity"`` or ``"hard_swish"`` (``h relu6(h + 3) / 6``).
         gate: ``"sigmoid"`` or ``"hard_sigmoid"`` (``relu6(x + 3) / 6``).
         relu: whether y goes through a last ReLU.
 
@@ -95,11 +104,63 @@ def squeeze_excite(
     for name, vector in (("scale", scale), ("shift", shift)):
         if vector is not None and vector.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(f"{name} must not need a gradient, got one with requires_grad")
-    y, _, _ = torch.ops.fastheads.squeeze_excite.default(
+    y, _, _ = call(
+        torch.ops.fastheads.squeeze_excite.default,
         *(x, weight1.flatten(1), bias1, weight2.flatten(1), bias2, residual, scale, shift),
         *(_code("inner", inner, _INNER), _code("gate", gate, _GATE), relu),
     )
     return y
+
+
+def squeeze_excite_(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    residual: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    inner: str = "relu",
+    gate: str = "sigmoid",
+    relu: bool = False,
+) -> Tensor:
+    """:func:`squeeze_excite` that writes y over x, for inference.
+
+    Fresh memory for y costs more than y itself where the system has to hand it out page by page.
+
+    Args:
+        x: ``[N, C, H, W]``, as there, but contiguous or channels-last.
+        weight1: as there, and so are all others.
+        bias1: ``[R]`` or None.
+        weight2: ``[C, R]`` or ``[C, R, 1, 1]``.
+        bias2: ``[C]`` or None.
+        residual: shape and dtype of ``x``, or None; may be ``x``.
+        scale: ``[C]`` or None.
+        shift: ``[C]`` or None.
+        inner: as there.
+        gate: as there.
+        relu: as there.
+
+    Returns:
+        ``x``.
+
+    Raises:
+        RuntimeError: as there, or if gradients are recorded, or ``x`` has other strides.
+        ValueError: as there.
+    """
+    tensors = (x, weight1, bias1, weight2, bias2, residual, scale, shift)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        raise RuntimeError(
+            "squeeze_excite_: no input must require a gradient, since x is overwritten; use "
+            "squeeze_excite, or torch.no_grad()"
+        )
+    torch.ops.fastheads.squeeze_excite_.default(
+        *(x, weight1.flatten(1), bias1, weight2.flatten(1), bias2, residual, scale, shift),
+        *(_code("inner", inner, _INNER), _code("gate", gate, _GATE), relu),
+    )
+    return x
 
 
 def _code(name: str, key: str, names: dict[str, Any]) -> int:
@@ -133,6 +194,11 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     mean, s = (x.new_empty(x.shape[:2], dtype=_sum_type(x)) for _ in range(2))
     return _like_output(x), mean, s
+
+
+@torch.library.register_fake("fastheads::squeeze_excite_")
+def _(x: Tensor, *_: Any) -> None:
+    return None
 
 
 @torch.library.register_fake("fastheads::squeeze_excite_backward")
@@ -191,8 +257,10 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
 
 torch.library.register_autograd("fastheads::squeeze_excite", _backward, setup_context=_save)
 
+any_layout("squeeze_excite", "squeeze_excite_", "squeeze_excite_backward")
 
-@register_flop_formula(torch.ops.fastheads.squeeze_excite)
+
+@register_flop_formula([torch.ops.fastheads.squeeze_excite, torch.ops.fastheads.squeeze_excite_])
 def _(x_shape: Any, weight1_shape: Any, *_: Any, **__: Any) -> int:
     return 2 * 2 * x_shape[0] * weight1_shape[0] * weight1_shape[1]
 

@@ -82,13 +82,18 @@ class Clusters:
 
 
 def count_confusions(scorer: Scorer, holdout: Frozen, config: HeadsConfig, kind: Kind):
-    """A of eq. 3 (confusion) or eq. 4 (co-detection), as counts over the hold-out rows."""
+    """A of eq. 3 (confusion) or eq. 4 (co-detection), as counts over the hold-out rows.
+
+    They are counted where the scores lie. Of several processes each counts all rows: their counts
+    are the same, and there is nothing to sum.
+    """
     num_labels = 0
     counts: ConfusionCounts | None = None
     for scores, targets in score_batches(scorer, holdout):
         if counts is None:
             num_labels = scores.shape[1]
-            counts = ConfusionCounts(num_labels, min(config.top_k, num_labels), kind)
+            top_k = min(config.top_k, num_labels)
+            counts = ConfusionCounts(num_labels, top_k, kind, device=scores.device)
         counts.update(scores, targets)
     if counts is None:
         raise ValueError("holdout must have at least one image, got none")

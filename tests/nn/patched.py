@@ -18,7 +18,9 @@ class Calls(TorchDispatchMode):
         self.counts = collections.Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.counts[function.overloadpacket.__name__] += 1
+        name = function.overloadpacket.__name__
+        self.counts[name] += 1
+        self.counts["squeeze_excite"] += name == "squeeze_excite_"
         return function(*args, **(kwargs or {}))
 
     @property

@@ -274,6 +274,21 @@ def test_norms_are_folded_in_inference_only():
     assert sum(n for name, n in calls.counts.items() if "batch_norm" in name) == norms - 3
 
 
+def test_written_over_only_where_nobody_looks():
+    """In inference the operator writes over the output of the last convolution, if unseen."""
+    model, x, kept = seresnet().eval(), images(), []
+    patch(model)
+    convolution = model.layer1[0].conv2
+    assert count(model, x)["squeeze_excite_"] == 4
+    hook = convolution.register_forward_hook(lambda _, args, y: kept.extend([*args, y]))
+    assert count(model, x)["squeeze_excite_"] == 3
+    hook.remove()
+    assert torch.equal(convolution(kept[0]), kept[1])
+    model.layer2[0].conv2 = nn.Sequential(model.layer2[0].conv2)
+    assert count(model, x)["squeeze_excite_"] == 3
+    assert count(model.requires_grad_(False), x)["squeeze_excite"] == 4
+
+
 @pytest.mark.parametrize(
     "norm",
     [

@@ -1,12 +1,8 @@
 """squeeze_excite against its reference in float64, literal numbers and every kind of input."""
 
-import os
-import subprocess
-import sys
-import warnings
-
 import pytest
 import torch
+from excitation import DTYPES, LAYOUTS, arguments, results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,8 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastheads.ops import squeeze_excite, squeeze_excite_reference
 
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
 # N, C, H, W, R: one, primes, odd channels, groups of samples, many pixels, many channels.
 SHAPES = [
     (1, 1, 1, 1, 1),
@@ -33,44 +27,8 @@ FORMS = [
     {"inner": "silu", "gate": "hard_sigmoid", "residual": True},
     {"inner": "identity", "relu": True, "affine": True},
     {"gate": "hard_sigmoid", "relu": True, "residual": True, "affine": True, "bias": False},
+    {"inner": "hard_swish", "gate": "hard_sigmoid"},
 ]
-
-
-def arguments(
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-    layout: torch.memory_format = torch.contiguous_format,
-    *,
-    weight_dtype: torch.dtype | None = None,
-    residual: bool = False,
-    affine: bool = False,
-    bias: bool = True,
-    **options: object,
-) -> tuple[list[Tensor | None], dict[str, object]]:
-    """Inputs that need a gradient, and keyword options, for both functions."""
-    *map_shape, hidden = shape
-    channels = shape[1]
-    generator = torch.Generator().manual_seed(sum(shape))
-
-    def normal(*size: int, factor: float = 1.0) -> Tensor:
-        return torch.randn(size, generator=generator) * factor
-
-    maps = [normal(*map_shape) for _ in range(1 + residual)]
-    maps = [x.to(device, dtype).contiguous(memory_format=layout).requires_grad_() for x in maps]
-    weights = [
-        normal(hidden, channels, factor=channels**-0.5),
-        normal(hidden),
-        normal(channels, hidden, factor=hidden**-0.5),
-        normal(channels),
-    ]
-    weights = [w.to(device, weight_dtype or dtype).requires_grad_() for w in weights]
-    if not bias:
-        weights[1] = weights[3] = None
-    if affine:
-        options |= {"scale": normal(channels).to(device, dtype), "shift": normal(channels)}
-        options["shift"] = options["shift"].to(device, dtype)
-    return [maps[0], *weights, *maps[1:]], options
 
 
 def in_float64(args: list[Tensor | None], options: dict[str, object]):
@@ -80,32 +38,31 @@ def in_float64(args: list[Tensor | None], options: dict[str, object]):
     return [double(t) for t in args], {key: double(value) for key, value in options.items()}
 
 
-def results(function, args, options, grad: Tensor) -> list[Tensor]:
-    y = function(*args, **options)
-    inputs = [t for t in args if t is not None]
-    return [y, *torch.autograd.grad(y, inputs, grad.to(y.dtype))]
+def assert_as_accurate(*form, **options) -> None:
+    """At most twice as far from float64 as plain PyTorch, over four draws, and four roundings.
 
-
-def assert_as_accurate(args, options, *, factor: float = 2.0) -> None:
-    """At most twice as far from float64 as plain PyTorch, and one ulp of the largest value."""
-    with torch.no_grad():
-        exact_args, exact_options = in_float64(args, options)
-        exact_y = squeeze_excite_reference(*exact_args, **(exact_options | {"relu": False}))
-    x, eps = args[0], torch.finfo(args[0].dtype).eps
-    grad = torch.randn(exact_y.shape, generator=torch.Generator().manual_seed(1)).to(x)
-    grad *= exact_y.abs() > 8 * eps * (1 + exact_y.abs().max())  # there rounding decides the ReLU
-    every = results(squeeze_excite_reference, exact_args, exact_options, grad)
-    eager = results(squeeze_excite_reference, args, options, grad)
-    ours = results(squeeze_excite, args, options, grad)
-    for i, (mine, theirs, exact) in enumerate(zip(ours, eager, every, strict=True)):
-        assert mine.dtype == theirs.dtype and mine.shape == theirs.shape
-        # Those of the weights are sums over pixels, of the first layer over channels as well:
-        # what they pass through on the way counts.
-        terms = 0 if i < 2 else x.numel() if i < 4 else x.numel() / x.shape[1]
-        largest = max(exact.abs().max(), terms**0.5)
-        error, allowed = ((t.double() - exact).abs().max() for t in (mine, theirs))
-        allowed = factor * allowed + max(eps, 1e-13) * largest  # float64 is the oracle itself
-        assert error <= allowed, (i, float(error), float(allowed))
+    A single draw may meet a lucky eager result. Float64 is compared with one that is no more exact.
+    """
+    found, allowed, largest = [0.0] * 7, [0.0] * 7, [0.0] * 7
+    for seed in range(4):
+        args, keywords = arguments(*form, seed=seed, **options)
+        exact_args, exact_keywords = in_float64(args, keywords)
+        with torch.no_grad():
+            y = squeeze_excite_reference(*exact_args, **(exact_keywords | {"relu": False}))
+        x, eps = args[0], torch.finfo(args[0].dtype).eps
+        grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed + 1)).to(x)
+        grad *= y.abs() > 8 * eps * (1 + y.abs().max())  # there rounding decides the ReLU
+        every = results(squeeze_excite_reference, exact_args, exact_keywords, grad)
+        eager = results(squeeze_excite_reference, args, keywords, grad)
+        ours = results(squeeze_excite, args, keywords, grad)
+        largest[0] = max(largest[0], float(x.detach().abs().max()))  # y may be what cancels
+        for i, (mine, theirs, exact) in enumerate(zip(ours, eager, every, strict=True)):
+            assert mine.dtype == theirs.dtype and mine.shape == theirs.shape
+            found[i] = max(found[i], float((mine - exact).detach().abs().max()))
+            allowed[i] = max(allowed[i], float((theirs - exact).detach().abs().max()))
+            largest[i] = max(largest[i], float(exact.detach().abs().max()))
+    for error, eager_error, size in zip(found, allowed, largest, strict=True):
+        assert error <= 2 * eager_error + 4 * max(eps, 1e-13) * size, (found, allowed, largest)
 
 
 def test_squeeze_and_excitation_eq_2_to_4(device):
@@ -126,6 +83,7 @@ def test_inner_and_gate_by_hand(device):
     x, one = torch.ones(1, 1, 1, 1, device=device), torch.ones(1, 1, device=device)
     for inner, gate, expected in [
         ("identity", "hard_sigmoid", 4 / 6),
+        ("hard_swish", "hard_sigmoid", (4 / 6 + 3) / 6),
         ("relu", "sigmoid", 0.731058578630),
         ("silu", "hard_sigmoid", (0.731058578630 + 3) / 6),
     ]:
@@ -141,15 +99,13 @@ def test_inner_and_gate_by_hand(device):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_as_accurate_as_eager(shape, layout, dtype, device):
     for form in FORMS:
-        assert_as_accurate(*arguments(shape, dtype, device, layout, **form))
+        assert_as_accurate(shape, dtype, device, layout, **form)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_float32_weights(dtype, device):
-    args, options = arguments(
-        (3, 40, 9, 9, 10), dtype, device, weight_dtype=torch.float32, residual=True, relu=True
-    )
-    assert_as_accurate(args, options)
+    wide = {"weight_dtype": torch.float32, "residual": True, "relu": True}
+    assert_as_accurate((3, 40, 9, 9, 10), dtype, device, **wide)
 
 
 @given(
@@ -211,29 +167,6 @@ def test_opcheck(device):
         )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
-def test_output_is_in_the_layout_of_x(layout, device):
-    (x, *weights, residual), _ = arguments(
-        (2, 6, 4, 3, 3), torch.float32, device, layout, residual=True
-    )
-    y = squeeze_excite(x, *weights, residual)
-    assert y.stride() == x.stride()
-    for other in LAYOUTS:
-        moved = residual.contiguous(memory_format=other)
-        assert torch.equal(squeeze_excite(x, *weights, moved), y)
-    strided = torch.randn(2, 12, 4, 3, device=device)[:, ::2]
-    y = squeeze_excite(strided, *weights)
-    assert y.is_contiguous() and torch.equal(y, squeeze_excite(strided.contiguous(), *weights))
-
-
-def test_convolution_weights(device):
-    """The four-dimensional weights of 1 x 1 convolutions give the same."""
-    (x, weight1, bias1, weight2, bias2), _ = arguments((2, 6, 4, 3, 3), torch.float32, device)
-    y = squeeze_excite(x, weight1, bias1, weight2, bias2)
-    four = squeeze_excite(x, weight1[:, :, None, None], bias1, weight2[:, :, None, None], bias2)
-    assert torch.equal(y, four)
-
-
 @pytest.mark.parametrize("needed", range(6))
 def test_gradient_of_one_input_alone(needed, device):
     args, options = arguments((2, 6, 4, 3, 3), torch.float64, device, residual=True, relu=True)
@@ -290,60 +223,6 @@ def test_every_16_bit_number_survives(dtype):
         assert torch.equal(y, form)
 
 
-def test_does_not_depend_on_threads():
-    threads = torch.get_num_threads()
-    for shape in ((1, 70, 20, 20, 8), (3, 70, 20, 20, 8), (16, 70, 20, 20, 8)):
-        for layout in LAYOUTS:
-            args, options = arguments(
-                shape, torch.float32, torch.device("cpu"), layout, residual=True, relu=True
-            )
-            grad = torch.randn(shape[:4])
-            try:
-                torch.set_num_threads(1)
-                one = results(squeeze_excite, args, options, grad)
-                torch.set_num_threads(max(2, threads))
-                more = results(squeeze_excite, args, options, grad)
-            finally:
-                torch.set_num_threads(threads)
-            # The gradients of the weights are matmuls of PyTorch's.
-            assert torch.equal(one[0], more[0]) and torch.equal(one[1], more[1])
-
-
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_with_lesser_instruction_sets(capability):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    run = subprocess.run(
-        [*command, "-k", "accurate and (33 or 67) or every_16 or nan or float32"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout + run.stderr
-
-
-def test_compile(device):
-    args, options = arguments((2, 6, 4, 3, 3), torch.float32, device, residual=True, relu=True)
-    grad = torch.randn(2, 6, 4, 3, device=device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        compiled = torch.compile(squeeze_excite, fullgraph=True, backend="aot_eager")
-        ours = results(compiled, args, options, grad)
-    for mine, theirs in zip(ours, results(squeeze_excite, args, options, grad), strict=True):
-        assert torch.equal(mine, theirs)
-
-
-def test_inference_and_autocast(device):
-    args, options = arguments(
-        (2, 6, 4, 3, 3), torch.bfloat16, device, weight_dtype=torch.float32, residual=True
-    )
-    y = squeeze_excite(*args, **options)
-    with torch.inference_mode():
-        assert torch.equal(squeeze_excite(*args, **options), y)
-    with torch.autocast(device.type, torch.bfloat16):
-        assert torch.equal(squeeze_excite(*args, **options), y)
-
-
 def test_flops(device):
     """N = 2, C = 6, R = 3: two layers of 18 forward, and five backward, 2 a multiply-add."""
     args, options = arguments((2, 6, 4, 3, 3), torch.float32, device)
@@ -387,7 +266,7 @@ def rejected(device):
     mixed = every | {"x": x.detach().bfloat16(), "residual": None, "weight2": w2.bfloat16()}
     yield lambda: squeeze_excite(**mixed), "weight2 must be Float as weight1, got BFloat16"
     yield lambda: op(x, b1, b1, w2, b2, None, None, None, 0, 0, False), "weight1 must be [R, C]"
-    yield lambda: op(x, w1, b1, w2, b2, None, None, None, 3, 0, False), "inner must be 0 (relu)"
+    yield lambda: op(x, w1, b1, w2, b2, None, None, None, 4, 0, False), "inner must be 0 (relu)"
     yield lambda: op(x, w1, b1, w2, b2, None, None, None, 0, 2, False), "gate must be 0 (sigmoid)"
     yield back(grad=x[:1]), "grad must have the shape of x"
     yield back(y=x[:1]), "y must have the shape of x"
@@ -406,33 +285,7 @@ def test_rejects(device):
 
 def test_rejects_unknown_names(device):
     args, _ = arguments((1, 2, 1, 1, 1), torch.float32, device)
-    with pytest.raises(ValueError, match="inner must be one of relu, silu, identity, got 'gelu'"):
+    with pytest.raises(ValueError, match="silu, identity, hard_swish, got 'gelu'"):
         squeeze_excite(*args, inner="gelu")
     with pytest.raises(ValueError, match="gate must be one of sigmoid, hard_sigmoid, got 'tanh'"):
         squeeze_excite(*args, gate="tanh")
-
-
-@pytest.mark.cuda
-def test_side_stream():
-    args, options = arguments((8, 64, 28, 28, 8), torch.float32, torch.device("cuda"), relu=True)
-    torch.cuda.synchronize()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream), torch.no_grad():
-        x = args[0].clone().neg_()
-        y = squeeze_excite(x, *args[1:], **options)
-    stream.synchronize()
-    torch.testing.assert_close(y, squeeze_excite_reference(-args[0], *args[1:], **options))
-
-
-@pytest.mark.cuda
-def test_cuda_graph():
-    args, options = arguments((8, 64, 28, 28, 8), torch.float32, torch.device("cuda"), relu=True)
-    with torch.no_grad():
-        squeeze_excite(*args, **options)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            y = squeeze_excite(*args, **options)
-        args[0].neg_()
-        graph.replay()
-        torch.cuda.synchronize()
-        torch.testing.assert_close(y, squeeze_excite_reference(*args, **options))

@@ -52,6 +52,17 @@ def test_confusions_of_equations_3_and_4():
     assert np.array_equal(found, together)
 
 
+def test_confusions_are_counted_where_the_scores_lie(device):
+    frozen, base = tiny.frozen(), tiny.classifier()
+    placed = copy.deepcopy(base).to(device)
+    config = HeadsConfig(top_k=K)
+    for kind in ("confusion", "co_detection"):
+        found = count_confusions(
+            lambda *inputs: placed(*(t.to(device) for t in inputs)), frozen, config, kind
+        )
+        assert (found != count_confusions(base, frozen, config, kind)).nnz == 0
+
+
 def test_top_k_beyond_the_labels():
     frozen, base = tiny.frozen(), tiny.classifier()
     found = count_confusions(base, frozen, HeadsConfig(top_k=500), "co_detection")

@@ -1,0 +1,29 @@
+"""What operators share in how PyTorch calls and compiles them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def call(op: Callable[..., Any], *args: Any) -> Any:
+    """``op(*args)``; the autograd of an operator of ours is Python, which the dispatcher enters.
+
+    On one sample, after a convolution has filled the caches, that is a quarter of the operator.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return op(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+def any_layout(*names: str) -> None:
+    """Lets a compiler choose the layout of these operators' maps, as that of the convolutions.
+
+    Else it would copy them to the layout of eager mode and back. Their fakes must follow the
+    strides of their inputs. Here, because the stable ABI declares tags from PyTorch 2.12 on.
+    """
+    for name in names:
+        getattr(torch.ops.fastheads, name).default.tags.append(torch.Tag.flexible_layout)

@@ -1,0 +1,181 @@
+"""squeeze_excite in every kind of call: layouts, threads, instruction sets, compiled, in place."""
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch._inductor.config
+from excitation import LAYOUTS, arguments, results
+from torch._inductor.utils import run_and_get_code
+from torch.library import opcheck
+from torch.nn import functional as F
+
+from fastheads.ops import squeeze_excite, squeeze_excite_, squeeze_excite_reference
+
+FILE = str(Path(__file__).with_name("test_squeeze_excite.py"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+def test_output_is_in_the_layout_of_x(layout, device):
+    (x, *weights, residual), _ = arguments(
+        (2, 6, 4, 3, 3), torch.float32, device, layout, residual=True
+    )
+    y = squeeze_excite(x, *weights, residual)
+    assert y.stride() == x.stride()
+    for other in LAYOUTS:
+        moved = residual.contiguous(memory_format=other)
+        assert torch.equal(squeeze_excite(x, *weights, moved), y)
+    strided = torch.randn(2, 12, 4, 3, device=device)[:, ::2]
+    y = squeeze_excite(strided, *weights)
+    assert y.is_contiguous() and torch.equal(y, squeeze_excite(strided.contiguous(), *weights))
+
+
+def test_convolution_weights(device):
+    """The four-dimensional weights of 1 x 1 convolutions give the same."""
+    (x, weight1, bias1, weight2, bias2), _ = arguments((2, 6, 4, 3, 3), torch.float32, device)
+    y = squeeze_excite(x, weight1, bias1, weight2, bias2)
+    four = squeeze_excite(x, weight1[:, :, None, None], bias1, weight2[:, :, None, None], bias2)
+    assert torch.equal(y, four)
+
+
+def test_does_not_depend_on_threads():
+    threads = torch.get_num_threads()
+    for shape in ((1, 70, 20, 20, 8), (3, 70, 20, 20, 8), (16, 70, 20, 20, 8)):
+        for layout in LAYOUTS:
+            args, options = arguments(
+                shape, torch.float32, torch.device("cpu"), layout, residual=True, relu=True
+            )
+            grad = torch.randn(shape[:4])
+            try:
+                torch.set_num_threads(1)
+                one = results(squeeze_excite, args, options, grad)
+                torch.set_num_threads(max(2, threads))
+                more = results(squeeze_excite, args, options, grad)
+            finally:
+                torch.set_num_threads(threads)
+            # The gradients of the weights are matmuls of PyTorch's.
+            assert torch.equal(one[0], more[0]) and torch.equal(one[1], more[1])
+
+
+@pytest.mark.parametrize("capability", ["avx2", "default"])
+def test_with_lesser_instruction_sets(capability):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", FILE]
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    run = subprocess.run(
+        [*command, "-k", "accurate and (33 or 67) or every_16 or nan or float32"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout + run.stderr
+
+
+def test_compile(device):
+    args, options = arguments((2, 6, 4, 3, 3), torch.float32, device, residual=True, relu=True)
+    grad = torch.randn(2, 6, 4, 3, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(squeeze_excite, fullgraph=True, backend="aot_eager")
+        ours = results(compiled, args, options, grad)
+    for mine, theirs in zip(ours, results(squeeze_excite, args, options, grad), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_inference_and_autocast(device):
+    args, options = arguments(
+        (2, 6, 4, 3, 3), torch.bfloat16, device, weight_dtype=torch.float32, residual=True
+    )
+    y = squeeze_excite(*args, **options)
+    with torch.inference_mode():
+        assert torch.equal(squeeze_excite(*args, **options), y)
+    with torch.autocast(device.type, torch.bfloat16):
+        assert torch.equal(squeeze_excite(*args, **options), y)
+
+
+@pytest.mark.cuda
+def test_side_stream():
+    args, options = arguments((8, 64, 28, 28, 8), torch.float32, torch.device("cuda"), relu=True)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream), torch.no_grad():
+        x = args[0].clone().neg_()
+        y = squeeze_excite(x, *args[1:], **options)
+    stream.synchronize()
+    torch.testing.assert_close(y, squeeze_excite_reference(-args[0], *args[1:], **options))
+
+
+@pytest.mark.cuda
+def test_cuda_graph():
+    args, options = arguments((8, 64, 28, 28, 8), torch.float32, torch.device("cuda"), relu=True)
+    with torch.no_grad():
+        squeeze_excite(*args, **options)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = squeeze_excite(*args, **options)
+        args[0].neg_()
+        graph.replay()
+        torch.cuda.synchronize()
+        torch.testing.assert_close(y, squeeze_excite_reference(*args, **options))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_in_place_is_the_same(batch, layout, device):
+    for form in ({"relu": True, "residual": True}, {"affine": True, "gate": "hard_sigmoid"}):
+        args, options = arguments((batch, 70, 20, 20, 8), torch.float32, device, layout, **form)
+        with torch.no_grad():
+            y = squeeze_excite(*args, **options)
+            assert squeeze_excite_(*args, **options) is args[0]
+        assert torch.equal(args[0], y)
+
+
+def test_in_place_with_itself_as_residual(device):
+    (x, *weights), _ = arguments((2, 70, 5, 5, 8), torch.float32, device)
+    with torch.no_grad():
+        y = squeeze_excite(x, *weights, x)
+        assert torch.equal(squeeze_excite_(x, *weights, x), y)
+
+
+def test_in_place_rejects(device):
+    args, _ = arguments((2, 6, 4, 3, 3), torch.float32, device)
+    with pytest.raises(RuntimeError, match="no input must require a gradient, since x is overwri"):
+        squeeze_excite_(*args)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="x must be contiguous or channels-las"):
+        squeeze_excite_(args[0][:, :, ::2], *args[1:])
+
+
+def test_opcheck_in_place(device):
+    args, _ = arguments((2, 6, 4, 3, 3), torch.float32, device, residual=True)
+    x, *weights, residual = (t.detach() for t in args)
+    vector = torch.rand(6, device=device)
+    for layout in LAYOUTS:
+        laid = x.contiguous(memory_format=layout)
+        opcheck(
+            torch.ops.fastheads.squeeze_excite_.default,
+            (laid, *weights, residual, vector, vector, 0, 0, True),
+        )
+
+
+def test_compiler_chooses_the_layout():
+    """Between convolutions, which inductor computes channels-last, nothing goes back and forth."""
+    (x, *weights), _ = arguments((2, 32, 8, 8, 4), torch.float32, torch.device("cpu"))
+    kernel = torch.randn(32, 32, 1, 1)
+
+    def network(x):
+        out = squeeze_excite(F.conv2d(x, kernel), *weights, relu=True)
+        return F.conv2d(squeeze_excite_(F.conv2d(out, kernel), *weights, out), kernel)
+
+    # The cache on disk does not tell code of other tags apart.
+    fresh = torch._inductor.config.patch(force_disable_caches=True)
+    with torch.no_grad(), fresh, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        y, (code,) = run_and_get_code(torch.compile(network, fullgraph=True), x)
+        torch.testing.assert_close(y, network(x), rtol=1e-4, atol=1e-4)
+    assert len(re.findall(r"(?m)^ [^#]*ops\.fastheads\.squeeze_excite", code)) == 2
+    conversions = re.findall(r"(?m)^ +cpp_fused\w+\(", code)
+    assert len(conversions) == 2, "x to channels-last and y back"
