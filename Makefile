@@ -29,6 +29,7 @@ $(READY): $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch torchvision 'setuptools>=77' 'cmake>=3.24' ninja 'pybind11>=3'
+	-$(BIN)/pip install --quiet --no-deps 'nvidia-cutlass~=4.2.0'  # headers alone; can be done without
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[pipelines,bench,dev]'
 	touch $@
 

@@ -4,9 +4,10 @@
 #
 #   OUT=folder PYTHON=python3.12 bench/gpu_check.sh [--dry-run | --list]
 #
-# Needs PyTorch with CUDA, nvcc, cmake, ninja, pybind11, pytest, hypothesis and scipy; what is missing
-# may lie as wheels in WHEELS (default: wheels/). Leaves summary.md, the CSVs and a log a step in OUT
-# (default: gpu_check_out). Exits with 1 if any step failed.
+# Needs PyTorch with CUDA, nvcc, cmake, ninja, pybind11, pytest, hypothesis and scipy; nvidia-cutlass
+# for the grouped kernels of sc_linear. What is missing may lie as wheels in WHEELS (default: wheels/).
+# Leaves summary.md, the CSVs and a log a step in OUT (default: gpu_check_out). Exits with 1 if any
+# step failed.
 #
 # --dry-run goes as far as it can without a GPU, in two minutes: uses the build that is there, collects
 # the CUDA tests, compiles the microbenchmarks, begins each benchmark on the CPU.

@@ -18,6 +18,27 @@ STABLE_TORCH_LIBRARY(fastheads, m) {
   m.def(
       "gated_residual_scatter_(Tensor(a!) x, Tensor f, Tensor active, Tensor? count, "
       "Tensor(b!)? mean, bool relu) -> ()");
+  // sc_linear
+  m.def(
+      "sc_linear(Tensor x, Tensor weight, Tensor? bias, Tensor? generic, int[]? in_offsets, "
+      "int[] out_offsets) -> Tensor");
+  m.def(
+      "sc_linear_(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, Tensor? generic, "
+      "int[]? in_offsets, int[] out_offsets, bool accumulate=True) -> ()");
+  m.def(
+      "sc_linear_backward(Tensor grad, Tensor x, Tensor weight, Tensor? generic, "
+      "int[]? in_offsets, int[] out_offsets, bool[4] needed) "
+      "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_generic)");
+  m.def(
+      "sc_linear_conditional(Tensor x, Tensor weight, Tensor? bias, Tensor? rows, Tensor groups, "
+      "int[]? in_offsets, int[] out_offsets) -> (Tensor values, Tensor offsets)");
+  // sc_sigmoid_loss
+  m.def(
+      "sc_sigmoid_loss_logits_(Tensor(a!) logits, Tensor indices, Tensor offsets, Tensor? values, "
+      "Tensor out_offsets, int labels, Tensor? gamma, Tensor? label_bias, Tensor? label_weights, "
+      "bool gamma_per_label, bool normalize, bool with_loss, bool with_grad, float scale, "
+      "bool gamma_columns, bool bias_columns) "
+      "-> (Tensor sums, Tensor grad_gamma, Tensor grad_label_bias)");
   // squeeze_excite
   m.def(
       "squeeze_excite(Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, "

@@ -27,6 +27,15 @@ inline Isa isa_here() {
   return Isa::kPlain;
 }
 
+// Whether products of pairs of bfloat16 come with AVX-512.
+inline bool has_avx512_bf16() {
+#ifdef __x86_64__
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 inline FloatFormat format_of(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Double:

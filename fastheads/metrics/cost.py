@@ -124,6 +124,14 @@ def _pairs_below(arguments: dict[str, Any], result: Any) -> int:
     return min(rows * k * (k + 1), labels * (labels + 1)) // 2
 
 
+def _asked_weights(arguments: dict[str, Any], result: Any) -> int:
+    """Of the groups that any pair names, each once."""
+    ins, outs, wide = arguments["in_offsets"], arguments["out_offsets"], arguments["x"].shape[1]
+    asked = arguments["groups"].unique().tolist()
+    widths = {g: wide if ins is None else ins[g + 1] - ins[g] for g in asked}
+    return sum((outs[g + 1] - outs[g]) * width for g, width in widths.items())
+
+
 def _result_size(arguments: dict[str, Any], result: Tensor) -> int:
     return result.numel()
 
@@ -143,6 +151,7 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any], Any], int]]] = {
     "fastheads.topk_confusion_": ("counts", lambda a, _: a["top"].shape[1] * a["indices"].numel()),
     "fastheads.topk_co_detection_": ("counts", _pairs_below),
     "fastheads.gated_residual_scatter_": ("x", lambda a, _: a["f"].numel()),
+    "fastheads.sc_linear_conditional": ("weight", _asked_weights),
 }
 
 

@@ -9,6 +9,19 @@ from .gated_residual import (
     gated_residual_scatter_,
     gated_residual_scatter_reference,
 )
+from .sc_linear import (
+    sc_linear,
+    sc_linear_,
+    sc_linear_conditional,
+    sc_linear_conditional_reference,
+    sc_linear_reference,
+)
+from .sc_sigmoid_loss import (
+    sc_sigmoid_loss,
+    sc_sigmoid_loss_logits_,
+    sc_sigmoid_loss_logits_reference,
+    sc_sigmoid_loss_reference,
+)
 from .squeeze_excite import squeeze_excite, squeeze_excite_, squeeze_excite_reference
 from .topk_confusion import (
     topk_co_detection_,
@@ -32,6 +45,15 @@ __all__ = [
     "gated_residual_scatter_",
     "gated_residual_scatter_reference",
     "gumbel_noise",
+    "sc_linear",
+    "sc_linear_",
+    "sc_linear_conditional",
+    "sc_linear_conditional_reference",
+    "sc_linear_reference",
+    "sc_sigmoid_loss",
+    "sc_sigmoid_loss_logits_",
+    "sc_sigmoid_loss_logits_reference",
+    "sc_sigmoid_loss_reference",
     "squeeze_excite",
     "squeeze_excite_",
     "squeeze_excite_reference",

@@ -1,5 +1,6 @@
 """The built libraries: stable ABI alone, no Python, code for both GPU generations, no spills."""
 
+import importlib.util
 import platform
 import re
 import shutil
@@ -7,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 
 import fastheads
 from fastheads import _C
@@ -17,8 +17,12 @@ PACKAGE = Path(fastheads.__file__).parent
 LIBRARIES = ["libfastheads.so"] + ["libfastheads_cuda.so"] * _C.with_cuda
 CMAKE = (SOURCE / "CMakeLists.txt").read_text()
 ISA_SOURCES = sorted((SOURCE / "csrc" / "cpu").glob("*_avx*.cpp"))
-# Kernels that promise to keep everything in registers: all of them.
+CUDA_LIBRARY = PACKAGE / "libfastheads_cuda.so"
 CUDA_SOURCES = sorted((SOURCE / "csrc" / "cuda").glob("*.cu"))
+# For Hopper alone, where the build found the wheel nvidia-cutlass.
+HOPPER_SOURCES = [path for path in CUDA_SOURCES if re.search("_grouped|_cutlass_", path.stem)]
+WITH_CUTLASS = importlib.util.find_spec("cutlass_library") is not None
+needs_cuda = pytest.mark.skipif(not _C.with_cuda, reason="built without CUDA")
 
 
 def run(*command: str | Path) -> str:
@@ -78,26 +82,55 @@ def test_no_function_compiled_for_avx_is_shared(source, tmp_path):
     assert not re.search(r"^\w+ [WVu] (?!DW\.ref)", symbols, re.MULTILINE), symbols
 
 
+@needs_cuda
 def test_both_gpu_generations_are_there():
-    if not _C.with_cuda:
-        pytest.skip("built without CUDA")
-    listing = run(tool("cuobjdump"), "--list-elf", PACKAGE / "libfastheads_cuda.so")
-    for arch in ("sm_80", "sm_90a"):
-        assert listing.count(f".{arch}.cubin") >= len(CUDA_SOURCES), listing
-
-
-@pytest.mark.parametrize("source", CUDA_SOURCES, ids=lambda path: path.stem)
-@pytest.mark.parametrize("arch", ["80", "90a"])
-def test_no_kernel_spills(source, arch, tmp_path):
-    nvcc, torch_path = tool("nvcc"), Path(torch.__file__).parent
-    log = run(
-        *(nvcc, "-std=c++20", "-O3", "-Xptxas=-v", "-DUSE_CUDA", f"-arch=sm_{arch}", "-cubin"),
-        *("-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{torch_path}/include"),
-        *(f"-I{torch_path}/include/torch/csrc/api/include", source),
-        *("-o", tmp_path / "kernels.cubin"),
+    listing = run(tool("cuobjdump"), "--list-elf", CUDA_LIBRARY)
+    hopper = len(HOPPER_SOURCES)
+    assert listing.count(".sm_80.cubin") >= len(CUDA_SOURCES) - hopper, listing
+    assert listing.count(".sm_90a.cubin") >= len(CUDA_SOURCES) - hopper * (not WITH_CUTLASS), (
+        listing
     )
-    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
-    assert spills and set(spills) == {("0", "0")}, log
+
+
+def kernels() -> list[tuple[str, str, str]]:
+    """Name, bytes of stack and of other local memory of every kernel of every architecture."""
+    listing = run(tool("cuobjdump"), "--dump-resource-usage", CUDA_LIBRARY)
+    found = re.findall(r"Function (\S+):\s+REG:\d+ STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", listing)
+    assert len(found) == listing.count("Function ")
+    return found
+
+
+@needs_cuda
+def test_no_kernel_spills():
+    """All promise to keep everything in registers."""
+    assert len(kernels()) > 100
+    assert [kernel for kernel in kernels() if kernel[1:] != ("0", "0")] == []
+
+
+def instructions(pattern: str) -> list[tuple[str, str]]:
+    """Names and machine code of the kernels whose names have a pattern."""
+    names = {name for name, *_ in kernels() if re.search(pattern, name)}
+    command = (tool("cuobjdump"), "--dump-sass", "--function", ",".join(names), CUDA_LIBRARY)
+    return re.findall(r"Function : (\S+)(.*?)(?=Function : |\Z)", run(*command), re.DOTALL)
+
+
+@needs_cuda
+@pytest.mark.skipif(not WITH_CUTLASS, reason="needs the wheel nvidia-cutlass")
+def test_grouped_kernels_use_warpgroup_products():
+    found = instructions("GemmUniversal")
+    files = [path for path in HOPPER_SOURCES if "_cutlass_" in path.stem]
+    assert len(found) == 2 * len(files)  # one a dtype
+    for _, code in found:
+        assert "HGMMA" in code and "UTMALDG" in code and "HMMA." not in code
+
+
+@needs_cuda
+def test_streaming_kernel_uses_tensor_cores_and_asynchronous_copies():
+    found = instructions("sc_linear_rows.*rows_kernel")
+    assert len(found) == 8  # dtypes x architectures
+    for name, code in found:
+        assert "LDGSTS.E.BYPASS.128" in code
+        assert ("HMMA.16816.F32" in code) == ("Half" in name or "BFloat16" in name), name
 
 
 def test_c_knows_what_was_built():

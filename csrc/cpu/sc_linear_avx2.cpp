@@ -1,0 +1,10 @@
+// sc_linear with AVX2.
+#include "sc_linear_kernel.h"
+
+#ifdef __AVX2__
+namespace fastheads {
+
+const ScKernels sc_linear_avx2 = {pack, dots, outer, reduce, column_sums, false};
+
+}  // namespace fastheads
+#endif

@@ -1,0 +1,176 @@
+// How the products of sc_linear are shared out over threads and packed for them.
+#pragma once
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <atomic>
+#include <memory>
+
+#include "../sc_linear.h"
+#include "dispatch.h"
+#include "sc_linear_rows.h"
+
+namespace fastheads {
+
+inline const ScKernels& sc_kernels() {
+#ifdef __x86_64__
+  static const Isa isa = isa_here();
+  static const bool pairs = isa == Isa::kAvx512 && has_avx512_bf16();
+  if (pairs) return sc_linear_avx512bf16;
+  if (isa == Isa::kAvx512) return sc_linear_avx512;
+  if (isa == Isa::kAvx2) return sc_linear_avx2;
+#endif
+  return sc_linear_plain;
+}
+
+inline int64_t row_stride(const Tensor& x) {
+  return x.size(0) > 1 ? x.stride(0) : x.size(1);
+}
+
+inline MaybeTensor contiguous(const MaybeTensor& tensor) {
+  return tensor ? MaybeTensor(as_contiguous(*tensor)) : tensor;
+}
+
+inline MaybeTensor with_dense_rows(const MaybeTensor& tensor) {
+  return tensor ? MaybeTensor(dense_rows(*tensor)) : tensor;
+}
+
+// An uninitialised result. Fresh memory comes page by page, which costs more than the product where
+// the batch is small: large results ask for huge pages.
+inline Tensor new_output(const Tensor& like, std::vector<int64_t> size,
+                         std::optional<ScalarType> dtype = std::nullopt) {
+  Tensor output = torch::stable::new_empty(like, size, dtype);
+#ifdef __linux__
+  constexpr uintptr_t kHuge = 2 << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(output.mutable_data_ptr());
+  const uintptr_t end = begin + output.numel() * output.element_size();
+  const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge, last = end / kHuge * kHuge;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+  return output;
+}
+
+constexpr int64_t kLine = 64, kBlockBytes = 288 << 10;  // a third of a usual L2 cache
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Bytes from one packed row to the next: whole vectors, and an odd number of cache lines, so that
+// rows do not compete for the same places in the cache.
+inline int64_t packed_stride(int64_t numbers, int64_t size) {
+  return (ceil_div(numbers * size, kLine) | 1) * kLine;
+}
+
+// Memory of one thread, at the start of a cache line.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) : memory_(new char[bytes + 2 * kLine]) {
+    const auto address = reinterpret_cast<uintptr_t>(memory_.get());
+    next_ = memory_.get() + (kLine - address % kLine);
+  }
+  char* take(int64_t bytes) {
+    char* taken = next_;
+    next_ += ceil_div(bytes, kLine) * kLine;
+    return taken;
+  }
+
+ private:
+  std::unique_ptr<char[]> memory_;
+  char* next_;
+};
+
+// Calls body(next) on every thread for its share of multiply-adds; next() is a task from 0 to
+// tasks - 1, or tasks when none is left.
+template <class Body>
+void share_out(int64_t tasks, int64_t multiply_adds, Body body) {
+  const int64_t useful = 1 + multiply_adds / 65536;
+  const int64_t threads =
+      std::min({tasks, useful, static_cast<int64_t>(torch::stable::get_num_threads())});
+  std::atomic<int64_t> taken = 0;
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    const auto next = [&] { return std::min(tasks, taken++); };
+    for (; begin < end; ++begin) body(next);
+  });
+}
+
+// What the products read, and how.
+struct ScInputs {
+  const ScLinearShape& shape;
+  FloatFormat format;
+  int64_t item, sum_item, dots_item;  // bytes raw, packed, and of x as dots reads it
+  const char *x, *generic, *weight;
+  int64_t x_stride, generic_stride;
+
+  ScInputs(const ScLinearShape& shape, const Tensor& x, const Tensor& weight,
+           const MaybeTensor& generic)
+      : shape(shape),
+        format(format_of(x.scalar_type())),
+        item(x.element_size()),
+        sum_item(format == FloatFormat::kFloat64 ? 8 : 4),
+        dots_item(format == FloatFormat::kBFloat16 && sc_kernels().raw_bfloat16 ? item : sum_item),
+        x(static_cast<const char*>(x.const_data_ptr())),
+        generic(generic ? static_cast<const char*>(generic->const_data_ptr()) : nullptr),
+        weight(static_cast<const char*>(weight.const_data_ptr())),
+        x_stride(row_stride(x)),
+        generic_stride(generic ? row_stride(*generic) : 0) {}
+
+  int64_t widest() const {
+    int64_t width = 1;
+    for (int64_t g = 0; g < shape.groups(); ++g) width = std::max(width, shape.width(g));
+    return width;
+  }
+  // Rows of a packed block, in fours.
+  int64_t block_rows(int64_t width) const {
+    return std::clamp<int64_t>(kBlockBytes / packed_stride(width, sum_item) / 4, 1, 32) * 4;
+  }
+  int64_t block_bytes() const {
+    const int64_t width = widest();
+    return std::max(kBlockBytes, 4 * packed_stride(width, sum_item));
+  }
+  // Labels of a task: those whose weights fill a block, in whole register blocks.
+  int64_t block_labels() const {
+    return std::clamp<int64_t>(kBlockBytes / (widest() * sum_item) / 6, 1, 32) * 6;
+  }
+
+  // [generic | x of group g] of rows from `first` on, or of those picked from there; in numbers of
+  // `size` bytes.
+  void pack(int64_t g, const int64_t* picked, int64_t first, int64_t rows, int64_t size,
+            char* to) const {
+    const int64_t width = shape.width(g), stride = packed_stride(width, size) / size;
+    const int64_t s = shape.generic, skip = picked != nullptr ? 0 : first;
+    const int64_t* chosen = picked != nullptr ? picked + first : nullptr;
+    const bool raw = size < sum_item;
+    if (s > 0) {
+      sc_kernels().pack(format, {generic + skip * generic_stride * item, generic_stride, chosen, to,
+                                 stride, rows, s, 0, false, raw});
+    }
+    sc_kernels().pack(
+        format, {x + (skip * x_stride + shape.in_begin(g)) * item, x_stride, chosen, to + s * size,
+                 stride, rows, shape.own(g), stride - width, false, raw});
+  }
+  const char* weight_of(int64_t g, int64_t label) const {
+    return weight + (shape.weight[g] + (label - shape.out[g]) * shape.width(g)) * item;
+  }
+  int64_t multiply_adds() const { return shape.batch * (shape.weight.back() + shape.outputs()); }
+
+  // Calls body(group, begin, end) for the labels of a task of `labels`, cut between the register
+  // blocks of each group.
+  template <class Body>
+  void for_groups(int64_t task, int64_t labels, Body body) const {
+    const int64_t low = task * labels, high = std::min(low + labels, shape.outputs());
+    for (int64_t g = shape.group_of(low); g < shape.groups() && shape.out[g] < high; ++g) {
+      const auto cut = [&](int64_t label) {
+        const int64_t begin = shape.out[g];
+        if (label <= begin) return begin;
+        return std::min(begin + ceil_div(label - begin, 6) * 6, shape.out[g + 1]);
+      };
+      const int64_t begin = cut(low), end = cut(high);
+      if (begin < end) body(g, begin, end);
+    }
+  }
+};
+
+}  // namespace fastheads

@@ -1,0 +1,264 @@
+"""How sc_sigmoid_loss goes through the groups: some at a time, as many as its scratch holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ROW_BLOCK = 16  # kRowBlock: rows that share a sum of the gradients of gamma and label_bias
+
+
+class Span(NamedTuple):
+    """What a group owns: labels, columns of ``x``, and its part of the flat weight."""
+
+    labels: slice
+    inputs: slice
+    weight: slice
+
+
+@lru_cache(maxsize=64)
+def spans(
+    in_offsets: tuple[int, ...] | None, out_offsets: tuple[int, ...], width: int, shared: int
+) -> tuple[Span, ...]:
+    """The groups of a layer on ``[B, shared]`` and ``[B, width]``."""
+    inputs = list(pairwise(in_offsets)) if in_offsets else [(0, width)] * (len(out_offsets) - 1)
+    found, begin = [], 0
+    for (a, b), (i, j) in zip(pairwise(out_offsets), inputs, strict=True):
+        end = begin + (b - a) * (shared + j - i)
+        found.append(Span(slice(a, b), slice(i, j), slice(begin, end)))
+        begin = end
+    return tuple(found)
+
+
+class Chunk(NamedTuple):
+    """Groups, and rows of the batch, whose logits are in the scratch at the same time."""
+
+    groups: slice
+    labels: slice
+    rows: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.labels.stop - self.labels.start
+
+
+def chunks(
+    out_offsets: Sequence[int], rows: int, logit_bytes: int, column_bytes: int, budget: int
+) -> list[Chunk]:
+    """As many groups as ``budget`` bytes hold; of a group that is too large alone, some rows.
+
+    ``column_bytes`` is what a block of rows needs for the sums over its columns, a label.
+    """
+
+    def fits(first: int, last: int, rows: int) -> bool:
+        labels = out_offsets[last] - out_offsets[first]
+        blocks = -(-rows // ROW_BLOCK)
+        sums = 16 * rows * (last - first)  # loss and gradient of gamma, a row and group
+        return labels * (rows * logit_bytes + blocks * column_bytes) + sums <= budget
+
+    found: list[Chunk] = []
+    first = 0
+    while first < len(out_offsets) - 1:
+        last, step = first + 1, max(rows, 1)
+        while last < len(out_offsets) - 1 and fits(first, last + 1, rows):
+            last += 1
+        while step > 1 and not fits(first, last, step):
+            step = -(-step // 2)
+        labels = slice(out_offsets[first], out_offsets[last])
+        for row in range(0, rows, step):
+            found.append(Chunk(slice(first, last), labels, slice(row, min(row + step, rows))))
+        first = last
+    return found
+
+
+@lru_cache(maxsize=64)
+def on_device(offsets: tuple[int, ...], device: torch.device) -> Tensor:
+    """The offsets as a tensor; kept, because a copy to a GPU waits and no graph can hold it."""
+    with torch.inference_mode(False):
+        return torch.tensor(offsets, dtype=torch.int64, device=device)
+
+
+class Layer:
+    """The linear part: logits of a chunk, and from their gradients those of all inputs.
+
+    Gradients are in the type of sums, but for ``grad_weight``, of which every number is written
+    once (a group in parts: once a part).
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        generic: Tensor | None,
+        in_offsets: Sequence[int] | None,
+        out_offsets: Sequence[int],
+        needed: Sequence[bool],
+    ) -> None:
+        self.x, self.weight, self.bias, self.generic = x, weight.contiguous(), bias, generic
+        self.shared = 0 if generic is None else generic.shape[1]
+        self.in_offsets, self.out_offsets, self.needed = in_offsets, out_offsets, list(needed[:4])
+        own = None if in_offsets is None else tuple(in_offsets)
+        self.spans = spans(own, tuple(out_offsets), x.shape[1], self.shared)
+        self.grad_x: Tensor | None = None
+        self.grad_weight: Tensor | None = None
+        self.grad_bias: Tensor | None = None
+        self.grad_generic: Tensor | None = None
+
+    def begin_parts(self) -> None:
+        """Makes room for gradients that come from several chunks."""
+        of_x, of_weight, of_bias, of_generic = self.needed
+        self.grad_x = wide_zeros(self.x) if of_x else None
+        self.grad_bias = wide_zeros(self.bias) if of_bias and self.bias is not None else None
+        if of_generic and self.generic is not None:
+            self.grad_generic = wide_zeros(self.generic)
+        if of_weight:
+            make = torch.empty_like if self.x.shape[0] else torch.zeros_like
+            self.grad_weight = make(self.weight)
+
+    def whole_bytes(self) -> int:
+        """What sc_linear_backward holds at most: parts of the gradients of its inputs, by runs."""
+        if not (self.needed[0] or self.needed[3]):
+            return 0
+        widest = max((span.inputs.stop - span.inputs.start for span in self.spans), default=0)
+        runs = min(64, -(-self.out_offsets[-1] // 512)) + len(self.spans)
+        rows = min(self.x.shape[0], 256)
+        return rows * (self.shared + widest) * runs * sum_dtype(self.x).itemsize
+
+    def backward_whole(self, grad: Tensor) -> None:
+        """The gradients from those of all logits at once."""
+        found = torch.ops.fastheads.sc_linear_backward.default(
+            grad, self.x, self.weight, self.generic, self.in_offsets, self.out_offsets, self.needed
+        )
+        self.grad_x, self.grad_weight, self.grad_bias, self.grad_generic = (
+            t if need else None for t, need in zip(found, self.needed, strict=True)
+        )
+
+    def products(self, chunk: Chunk) -> list[Span]:
+        """The groups of a chunk; where they share their input, all of them as one matrix."""
+        groups = self.spans[chunk.groups]
+        if self.in_offsets is not None:
+            return list(groups)
+        weight = slice(groups[0].weight.start, groups[-1].weight.stop)
+        return [Span(chunk.labels, groups[0].inputs, weight)] if chunk.shape[1] else []
+
+    def parts(self, span: Span, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """What a group of ``weight`` multiplies ``generic`` with, and what its own inputs."""
+        width = self.shared + span.inputs.stop - span.inputs.start
+        matrix = weight[span.weight].view(span.labels.stop - span.labels.start, width)
+        return matrix[:, : self.shared], matrix[:, self.shared :]
+
+    def forward(self, chunk: Chunk, logits: Tensor) -> None:
+        products = self.products(chunk)
+        if not products:
+            return
+        inputs = slice(products[0].inputs.start, products[-1].inputs.stop)
+        starts = [span.inputs.start - inputs.start for span in products]
+        torch.ops.fastheads.sc_linear_.default(
+            logits,
+            self.x[chunk.rows, inputs],
+            self.weight[products[0].weight.start : products[-1].weight.stop],
+            None if self.bias is None else self.bias[chunk.labels],
+            None if self.generic is None else self.generic[chunk.rows],
+            None if self.in_offsets is None else [*starts, inputs.stop - inputs.start],
+            [span.labels.start - chunk.labels.start for span in products] + [chunk.shape[1]],
+            False,
+        )
+
+    def backward(self, chunk: Chunk, grad: Tensor) -> None:
+        for span in self.products(chunk):
+            generic, own = self.parts(span, self.weight)
+            g, x = columns(grad, chunk, span), self.x[chunk.rows, span.inputs]
+            if self.grad_x is not None:
+                add_product(self.grad_x[chunk.rows, span.inputs], g, own)
+            if self.grad_generic is not None:
+                add_product(self.grad_generic[chunk.rows], g, generic)
+            if self.grad_weight is not None:
+                to_generic, to_own = self.parts(span, self.grad_weight)
+                beta = int(chunk.rows.start > 0)
+                torch.addmm(to_own, g.T, x, beta=beta, out=to_own)
+                if self.generic is not None:
+                    torch.addmm(
+                        to_generic, g.T, self.generic[chunk.rows], beta=beta, out=to_generic
+                    )
+        if self.grad_bias is not None:
+            self.grad_bias[chunk.labels] += grad.sum(0, dtype=self.grad_bias.dtype)
+
+
+def columns(logits: Tensor, chunk: Chunk, span: Span) -> Tensor:
+    begin = chunk.labels.start
+    return logits[:, span.labels.start - begin : span.labels.stop - begin]
+
+
+def wide_zeros(x: Tensor) -> Tensor:
+    return x.new_zeros(x.shape, dtype=sum_dtype(x))
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """The type of sums over ``x``: float32, or float64 if it is that."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+class Kernel:
+    """The part of the formula after the logits: its inputs, and sums over chunks."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        targets: tuple[Tensor, Tensor, Tensor | None],
+        parameters: tuple[Tensor | None, Tensor | None, Tensor | None],
+        out_offsets: Sequence[int],
+        gamma_per_label: bool,
+        normalize: bool,
+        scale: float,
+        with_loss: bool,
+        with_grad: bool,
+        needed: Sequence[bool],
+    ) -> None:
+        wide = sum_dtype(x)
+        self.indices, self.offsets, values = targets
+        cast = [t if t is None else t.detach().to(wide) for t in (values, *parameters)]
+        self.values, self.gamma, self.label_bias, self.label_weights = cast
+        self.groups = on_device(tuple(out_offsets), x.device)
+        self.labels = out_offsets[-1]
+        self.gamma_per_label, self.normalize, self.scale = gamma_per_label, normalize, scale
+        self.with_loss, self.with_grad, self.needed = with_loss, with_grad, needed
+        self.loss = x.new_zeros((), dtype=torch.float64)
+        self.grad_gamma, self.grad_label_bias = (
+            torch.zeros_like(t) if t is not None and need else None
+            for t, need in zip((self.gamma, self.label_bias), needed, strict=True)
+        )
+
+    def __call__(self, chunk: Chunk, logits: Tensor) -> None:
+        """Replaces the logits of a chunk by their gradients."""
+        labels = [
+            None if t is None else t[chunk.labels] for t in (self.label_bias, self.label_weights)
+        ]
+        of_gamma = chunk.labels if self.gamma_per_label else chunk.groups
+        gamma = None if self.gamma is None else self.gamma[of_gamma]
+        per_label = self.gamma_per_label and self.grad_gamma is not None
+        (loss, group_gamma), label_gamma, label_bias = (
+            torch.ops.fastheads.sc_sigmoid_loss_logits_.default(
+                logits, self.indices, self.offsets[chunk.rows.start : chunk.rows.stop + 1],
+                self.values, self.groups[chunk.groups.start : chunk.groups.stop + 1], self.labels,
+                gamma, *labels, self.gamma_per_label, self.normalize, self.with_loss,
+                self.with_grad, self.scale, per_label, self.grad_label_bias is not None,
+            )
+        )  # fmt: skip
+        self.loss += loss.sum()
+        if self.grad_gamma is not None:
+            self.grad_gamma[of_gamma] += (label_gamma if per_label else group_gamma).sum(0)
+        if self.grad_label_bias is not None:
+            self.grad_label_bias[chunk.labels] += label_bias.sum(0)
