@@ -1,0 +1,111 @@
+"""Logits that are normalised within each group and scaled by a factor that the group learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class SelfPacedLogits(nn.Module):
+    """``z_g = gamma_g * l_g / |l_g| + label_bias_g``: every group learns at its own pace.
+
+    Gao, Guo, Li, Nevatia, "Knowledge Concentration: Learning 100K Object Classifiers in a Single
+    CNN", 2017, arXiv:1711.07607, section 3.3, eq. 3-4; ``sqrt(N_v)`` recovers the scale of the
+    gradient that normalising takes away (eq. 6). The logits of a row that are all 0 within a group
+    have no direction: there ``z = label_bias``, and the gradient of these logits is 0.
+
+    The paper has no ``label_bias``. A direction cannot hold what all labels of a group share, such
+    as that each is rare, unless gamma grows far beyond ``sqrt(N_v)``; a bias after the scaling can.
+
+    Args:
+        out_sizes: labels of each group, in whose order the logits are.
+        level: one gamma a ``"group"``, or one a ``"label"``.
+        trainable: whether gamma is a parameter, or a fixed buffer.
+        init: mean of gamma at first: ``"sqrt"`` of the labels in the group, or a number.
+        std: its standard deviation.
+        label_bias: ``label_bias`` is a parameter that starts here; ``None`` for no such bias.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Shapes: ``[N, labels]``, in group order, to the same. Sums of squares are taken in float32, or
+    float64 for float64 logits.
+    """
+
+    gamma: Tensor
+    label_bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        out_sizes: Sequence[int],
+        level: Literal["group", "label"] = "group",
+        trainable: bool = True,
+        init: Literal["sqrt"] | float = "sqrt",
+        std: float = 1e-3,
+        label_bias: float | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if level not in ("group", "label"):
+            raise ValueError(f"level must be group or label, got {level!r}")
+        if isinstance(init, str) and init != "sqrt":
+            raise ValueError(f"init must be sqrt or a number, got {init!r}")
+        self.out_sizes = tuple(int(size) for size in out_sizes)
+        self.out_offsets = tuple(accumulate(self.out_sizes, initial=0))
+        self.level, self.init, self.std, self.initial_bias = level, init, std, label_bias
+        labels = self.out_offsets[-1]
+        shape = len(self.out_sizes) if level == "group" else labels
+        made = torch.empty(shape, device=device, dtype=dtype)
+        if trainable:
+            self.gamma = nn.Parameter(made)
+        else:
+            self.register_buffer("gamma", made)
+        self.label_bias = None if label_bias is None else nn.Parameter(made.new_empty(labels))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws gamma anew and sets the biases of the labels back."""
+        sizes = torch.tensor(self.out_sizes)
+        mean = sizes.double().sqrt() if self.init == "sqrt" else sizes.double().fill_(self.init)
+        if self.level == "label":
+            mean = mean.repeat_interleave(sizes)
+        self.gamma.normal_(0, self.std).add_(mean.to(self.gamma))
+        if self.label_bias is not None and self.initial_bias is not None:
+            self.label_bias.fill_(self.initial_bias)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.part(logits, 0, len(self.out_sizes))
+
+    def part(self, logits: Tensor, first: int, last: int) -> Tensor:
+        """The same of groups ``first`` to ``last - 1``, whose logits alone are given."""
+        labels = slice(self.out_offsets[first], self.out_offsets[last])
+        if logits.shape[1] != labels.stop - labels.start:
+            raise ValueError(
+                f"logits must have {labels.stop - labels.start} columns, got {logits.shape[1]}"
+            )
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        gamma = self.gamma[slice(first, last) if self.level == "group" else labels].to(wide)
+        bias = None if self.label_bias is None else self.label_bias[labels].to(wide)
+        groups = []
+        for g, (a, b) in enumerate(pairwise(self.out_offsets[first : last + 1])):
+            part = slice(a - labels.start, b - labels.start)
+            group = wide[:, part]
+            norm = torch.linalg.vector_norm(group, dim=1, keepdim=True)
+            there = norm > 0
+            inverse = torch.where(there, 1 / torch.where(there, norm, 1), 0)  # no NaN behind where
+            groups.append(group * inverse * gamma[g if self.level == "group" else part])
+        out = torch.cat(groups, 1) if groups else wide
+        return (out if bias is None else out + bias).to(logits.dtype)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.out_offsets[-1]}, groups={len(self.out_sizes)}, level={self.level}, "
+            f"trainable={isinstance(self.gamma, nn.Parameter)}, "
+            f"label_bias={self.label_bias is not None}"
+        )
