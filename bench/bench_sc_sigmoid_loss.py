@@ -158,8 +158,10 @@ def case(
     for name, loss in losses(head, weights).items():
         own = [head.weight] if name in (OURS, "compiled bmm") or not weights else weights
         leaves = [head.x, *head.leaves[2:], *own]
-        # A rate of 0 takes as long, and leaves every provider the same parameters.
-        optimizer = torch.optim.Adagrad(leaves[1:], lr=0.0) if step else None
+        # A rate of 0 takes as long, and leaves every provider the same parameters; fused, because
+        # else the temporaries of one large weight cost more than the update.
+        fused = device.type == "cpu"
+        optimizer = torch.optim.Adagrad(leaves[1:], lr=0.0, fused=fused) if step else None
 
         def call(loss=loss, leaves=leaves, optimizer=optimizer) -> tuple[Tensor, Tensor | None]:
             for leaf in leaves:
