@@ -197,8 +197,9 @@ def test_dtypes_and_layouts(dtype, layout, device):
     got, plain = module(x), explicit(module, x)
     assert got.dtype == dtype and got.is_contiguous(memory_format=layout)
     exact = explicit(copy.deepcopy(module).double(), x.double())
+    # In float64 the plain result is the exact one, and each of the two is rounded.
     rounding = torch.finfo(dtype).eps * exact.abs().max()
-    bound = 2 * (plain - exact).abs().max() + 4 * rounding
+    bound = 2 * (plain - exact).abs().max() + 2 * rounding
     assert (got - exact).abs().max() <= bound
 
 
