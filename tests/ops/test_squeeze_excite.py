@@ -39,9 +39,10 @@ def in_float64(args: list[Tensor | None], options: dict[str, object]):
 
 
 def assert_as_accurate(*form, **options) -> None:
-    """At most twice as far from float64 as plain PyTorch, over four draws, and four roundings.
+    """At most twice as far from float64 as plain PyTorch, over four draws, and a rounding.
 
-    A single draw may meet a lucky eager result. Float64 is compared with one that is no more exact.
+    A single draw may meet a lucky eager result. Gradients of weights are sums over pixels, of the
+    first layer over channels as well: four roundings, or that of what they pass through on the way.
     """
     found, allowed, largest = [0.0] * 7, [0.0] * 7, [0.0] * 7
     for seed in range(4):
@@ -55,14 +56,15 @@ def assert_as_accurate(*form, **options) -> None:
         every = results(squeeze_excite_reference, exact_args, exact_keywords, grad)
         eager = results(squeeze_excite_reference, args, keywords, grad)
         ours = results(squeeze_excite, args, keywords, grad)
-        largest[0] = max(largest[0], float(x.detach().abs().max()))  # y may be what cancels
         for i, (mine, theirs, exact) in enumerate(zip(ours, eager, every, strict=True)):
             assert mine.dtype == theirs.dtype and mine.shape == theirs.shape
             found[i] = max(found[i], float((mine - exact).detach().abs().max()))
             allowed[i] = max(allowed[i], float((theirs - exact).detach().abs().max()))
             largest[i] = max(largest[i], float(exact.detach().abs().max()))
-    for error, eager_error, size in zip(found, allowed, largest, strict=True):
-        assert error <= 2 * eager_error + 4 * max(eps, 1e-13) * size, (found, allowed, largest)
+    terms = [0, 0, x.numel(), x.numel(), *[x.numel() / x.shape[1]] * 3]
+    for error, eager_error, size, count in zip(found, allowed, largest, terms, strict=True):
+        roundings = min(4 * size, max(size, count**0.5))
+        assert error <= 2 * eager_error + max(eps, 1e-13) * roundings, (found, allowed, largest)
 
 
 def test_squeeze_and_excitation_eq_2_to_4(device):
