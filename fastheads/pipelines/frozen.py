@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from fastheads.data import Augmentation
 from fastheads.nn import AugmentedClassifier
 from fastheads.targets import SparseTargets
+from fastheads.training.batches import mix
 
 BATCH = 512  # rows in a step without gradients
 
@@ -138,6 +139,31 @@ def extract(
             out[number, start : rows.stop] = part
     network.cpu()
     return whole
+
+
+def augmented_batches(
+    data: Any, passes: int, augmentation: Augmentation, seed: int, start: int = 0
+) -> Iterator[tuple[Tensor, SparseTargets]]:
+    """Augmented pictures and their labels in blocks of rows ``pass * len(data) + picture``.
+
+    The draws of a block follow from ``seed``, its pass and its place alone: the same pictures come
+    out whoever asks again, from whichever block on.
+
+    Args:
+        data: map-style data set of uint8 pictures.
+        passes: augmented copies of each picture.
+        augmentation: of the copies.
+        seed: of the augmentation.
+        start: the first row; a multiple of ``BATCH`` within its pass.
+    """
+    generator = torch.Generator()
+    for number in range(passes):
+        for begin in range(0, len(data), BATCH):
+            if number * len(data) + begin < start:
+                continue
+            images, targets = data.__getitems__(list(range(begin, min(begin + BATCH, len(data)))))
+            generator.manual_seed(mix(seed, number, begin))
+            yield channels_last(augmentation(images, generator)), targets
 
 
 def channels_last(images: Tensor) -> Tensor:

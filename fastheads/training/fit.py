@@ -63,7 +63,7 @@ class _Run:
 def fit(
     model: nn.Module,
     data: Any,
-    loss: Loss,
+    loss: Loss | None,
     config: TrainConfig,
     *,
     folder: Path,
@@ -83,7 +83,8 @@ def fit(
         model: its forward takes the inputs of a batch; left in eval mode, holding the Polyak
             average, or the best epoch with ``patience``, or else the last weights.
         data: map-style, ``__len__`` and ``__getitems__(rows) -> (inputs, SparseTargets)``.
-        loss: ``loss(outputs, targets)``, a scalar that is a mean over the rows of the batch.
+        loss: ``loss(outputs, targets)``, a scalar that is a mean over the rows of the batch; None
+            for a model that takes inputs and targets and gives that scalar itself.
         config: settings.
         folder: where ``checkpoint.pt`` and ``log/`` are written.
         augment: ``augment(inputs, generator)``, on the device, random by the generator alone.
@@ -175,7 +176,10 @@ def fit(
                     with torch.no_grad():
                         seed = mix(config.seed, run.step, rank)
                         inputs = augment(inputs, generator.manual_seed(seed))
-                value = loss(network(inputs), targets)
+                if loss is None:
+                    value = network(inputs, targets)
+                else:
+                    value = loss(network(inputs), targets)
                 fabric.backward(value)
                 if config.clip_norm is not None:
                     fabric.clip_gradients(

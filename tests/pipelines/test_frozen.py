@@ -11,7 +11,7 @@ from fastheads.labels import Grouping
 from fastheads.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from fastheads.nn import AugmentedClassifier, GroupHeads
 from fastheads.pipelines import frozen as module
-from fastheads.pipelines.frozen import FrozenRows, OnFrozen, extract
+from fastheads.pipelines.frozen import FrozenRows, OnFrozen, augmented_batches, extract
 from fastheads.targets import SparseTargets
 
 
@@ -144,3 +144,20 @@ def test_layers_between_features_and_classifier():
     packed, _ = FrozenRows(frozen).__getitems__([0, 7])
     expected = top.classifier(stack(frozen.features[0, [0, 7]]))
     torch.testing.assert_close(OnFrozen(top, (2, 3, 2), stack)(packed), expected)
+
+
+def test_augmented_pictures_come_out_again_from_any_block_on(batch):
+    data, augmentation = Pictures(20), Augmentation()
+    blocks = list(augmented_batches(data, 2, augmentation, seed=3))
+    again = list(augmented_batches(data, 2, augmentation, seed=3, start=20))
+    assert sum(len(images) for images, _ in blocks) == 40
+    assert len(again) == len(blocks) // 2
+    for (images, targets), (others, same) in zip(blocks[-len(again) :], again, strict=True):
+        assert torch.equal(images, others)
+        assert targets.tolist() == same.tolist()
+    both = torch.cat([images for images, _ in blocks])
+    assert not torch.equal(both[:20], both[20:])
+    labels = [row for _, targets in blocks for row in targets.tolist()]
+    assert labels == data.targets.tolist() * 2
+    other = next(augmented_batches(data, 2, augmentation, seed=4))[0]
+    assert not torch.equal(other, blocks[0][0])

@@ -72,6 +72,25 @@ def test_equals_a_bare_loop(tmp_path, optimizer):
     assert [row["lr"] for row in result.curve] == [0.05, 0.025, 0.0125]
 
 
+class WithLoss(nn.Module):
+    """A model that gives its loss, and never its outputs."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs, targets):
+        return softmax_cross_entropy(self.model(inputs), targets)
+
+
+def test_a_model_may_give_its_loss_itself(tmp_path):
+    model, expected = run(tmp_path / "outputs", PLAIN, linear())
+    own = WithLoss(linear())
+    result = fit(own, Blobs(100), None, PLAIN, folder=tmp_path / "loss", quiet=True)
+    assert [row["loss"] for row in result.curve] == [row["loss"] for row in expected.curve]
+    assert torch.equal(own.model.weight, model.weight)
+
+
 def test_same_seed_same_bits_other_seed_others(tmp_path):
     weights = [
         run(tmp_path / str(i), replace(CONFIG, seed=seed, patience=None))[0][0].weight
