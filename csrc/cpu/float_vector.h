@@ -90,6 +90,33 @@ void write(T* p, V v, Some part) {
 #endif
 }
 
+// To an aligned address, without reading what is there into the caches. Other threads see it after
+// finish_writes().
+inline void write_past_caches(float* p, Vector<float> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, v);
+#else
+  write(p, v, All{});
+#endif
+}
+
+inline void finish_writes() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+// True in the lanes below count.
+template <typename T>
+auto first_lanes(int64_t count) {
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  Vector<Index> lane;
+  for (int64_t i = 0; i < kLanes<T>; ++i) lane[i] = static_cast<Index>(i);
+  return lane < Vector<Index>{} + static_cast<Index>(count);
+}
+
 template <typename T>
 struct Float {  // float32 and float64: stored as they are summed
   using raw_t = T;

@@ -6,6 +6,7 @@
 #include <tuple>
 #include <vector>
 
+#include "allocate.h"
 #include "dispatch.h"
 #include "gate_rows.h"
 
@@ -32,7 +33,7 @@ void pool(const GateShape& shape, const Tensor& x, Tensor& means) {
   char* to = static_cast<char*>(means.mutable_data_ptr());
   const int64_t sample_bytes = shape.channels * shape.pixels * x.element_size();
   const int64_t mean_bytes = shape.channels * means.element_size();
-  const int64_t wanted = shape.samples >= torch::stable::get_num_threads() ? 1 : 16;
+  const int64_t wanted = (torch::stable::get_num_threads() + shape.samples - 1) / shape.samples;
   const int64_t block = std::max<int64_t>(64, (shape.channels / wanted + 63) / 64 * 64);
   const int64_t parts = (shape.channels + block - 1) / block;
   const int64_t grain = std::max<int64_t>(1, 65536 / (block * shape.pixels));
@@ -115,9 +116,9 @@ std::tuple<Tensor, Tensor, Tensor> gate(const Tensor& x_, const Tensor& weight1_
   const Tensor weight1 = as_contiguous(weight1_);
   const Tensor weight2 = as_contiguous(weight2_);
   const auto dtype = sum_dtype(x);
-  Tensor z = torch::stable::new_empty(x, {shape.samples}, dtype);
-  Tensor probability = torch::stable::new_empty(x, {shape.samples}, dtype);
-  Tensor means = torch::stable::new_empty(x, {shape.samples, shape.channels}, dtype);
+  Tensor z = empty<1>({shape.samples}, dtype);
+  Tensor probability = empty<1>({shape.samples}, dtype);
+  Tensor means = empty<2>({shape.samples, shape.channels}, dtype);
   if (shape.samples == 0) return {z, probability, means};
   pool(shape, x, means);
   const auto run = dtype == ScalarType::Double ? run_and_decide<double> : run_and_decide<float>;
@@ -149,8 +150,8 @@ std::tuple<Tensor, Tensor> active_samples(const Tensor& z_) {
   check_active_samples(z_);
   const Tensor z = as_contiguous(z_);
   const int64_t samples = z.size(0);
-  Tensor active = torch::stable::new_empty(z, {samples}, ScalarType::Long);
-  Tensor count = torch::stable::new_empty(z, {1}, ScalarType::Long);
+  Tensor active = empty<1>({samples}, ScalarType::Long);
+  Tensor count = empty<1>({1}, ScalarType::Long);
   int64_t* rows = active.mutable_data_ptr<int64_t>();
   *count.mutable_data_ptr<int64_t>() = z.scalar_type() == ScalarType::Double
                                            ? list_active(samples, z.const_data_ptr<double>(), rows)

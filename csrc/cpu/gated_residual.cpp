@@ -5,6 +5,7 @@
 #include <tuple>
 #include <vector>
 
+#include "allocate.h"
 #include "dispatch.h"
 #include "gated_residual_rows.h"
 
@@ -78,7 +79,7 @@ void add_branch(const GatedResidualShape& shape, const MaybeTensor& x, const May
 Tensor gated_residual(const Tensor& x_, const Tensor& f_, const Tensor& z, bool relu) {
   const auto shape = check_gated_residual("gated_residual", x_, f_, z);
   const Tensor x = dense(x_);
-  Tensor y = torch::stable::empty_like(x);
+  Tensor y = dense_like(x);
   add_branch(shape, x, in_layout_of(x, f_), as_contiguous(z), relu, y);
   return y;
 }
@@ -110,9 +111,9 @@ std::tuple<Tensor, Tensor, Tensor> gated_residual_backward(const Tensor& grad_,
   };
   const MaybeTensor grad = laid_out(grad_), y = laid_out(y_), f = laid_out(f_);
   const Tensor z = as_contiguous(z_);
-  Tensor grad_x = y ? torch::stable::empty_like(like) : torch::stable::new_empty(like, {0});
-  Tensor grad_f = torch::stable::empty_like(like);
-  Tensor grad_z = torch::stable::new_empty(z, {f ? shape.samples : 0});
+  Tensor grad_x = y ? dense_like(like) : empty<1>({0}, like.scalar_type());
+  Tensor grad_f = dense_like(like);
+  Tensor grad_z = empty<1>({f ? shape.samples : 0}, z.scalar_type());
   const auto format = format_of(like.scalar_type());
   const int64_t parts = parts_of(shape.size);
   std::vector<double> dots(f ? shape.samples * parts : 0);

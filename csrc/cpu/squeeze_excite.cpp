@@ -21,6 +21,7 @@ constexpr int64_t kChannels = 32;                  // that a thread takes of a s
 constexpr int64_t kWideChannels = 1024;            // the same of channels-last rows
 constexpr int64_t kGrainBytes = 32768;             // worth another thread
 constexpr int64_t kGrainMacs = 65536;
+constexpr int64_t kStreamBytes = int64_t(1) << 21;  // of a new y, more than a second-level cache
 
 GetExciteKernels<float>* excite_kernels_here() {
 #ifdef __x86_64__
@@ -149,6 +150,19 @@ void add_blocks(const MapShape& maps, Range samples, const sum_t* partial, sum_t
   }
 }
 
+// Whether y does better not to pass through the caches, and has whole vectors, aligned, throughout.
+bool streams(const MapShape& map, const Tensor& x, const Tensor& y) {
+  constexpr int64_t kLine = 64, kFloats = kLine / sizeof(float);
+  if (x.const_data_ptr() == y.const_data_ptr() || y.scalar_type() != ScalarType::Float ||
+      y.numel() * int64_t(sizeof(float)) < kStreamBytes) {
+    return false;
+  }
+  const bool whole = map.channels_last
+                         ? map.channels % kFloats == 0
+                         : map.channels * map.pixels % kFloats == 0 && map.pixels >= kFloats;
+  return whole && reinterpret_cast<uintptr_t>(y.const_data_ptr()) % kLine == 0;
+}
+
 template <typename sum_t>
 void forward(const SqueezeExciteShape& shape, const Tensor& x, const Tensor& weight1,
              const std::optional<Tensor>& bias1, const Tensor& weight2,
@@ -172,7 +186,8 @@ void forward(const SqueezeExciteShape& shape, const Tensor& x, const Tensor& wei
                                   pointer<sum_t>(shift),
                                   gates,
                                   sums.mutable_data_ptr<sum_t>(),
-                                  relu};
+                                  relu,
+                                  streams(map, x, y)};
   const Tensor hidden_ = new_empty(mean, {shape.samples, shape.hidden});
   sum_t* hidden = hidden_.mutable_data_ptr<sum_t>();
   const int64_t sample_bytes = shape.channels * shape.pixels * x.element_size();

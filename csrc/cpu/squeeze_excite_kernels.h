@@ -39,6 +39,7 @@ struct ExciteForward {
   const sum_t* s;              // [N, C]
   sum_t* sums;                 // [N, B, C]
   bool relu;
+  bool stream;  // y is written past the caches: its vectors are whole and aligned
 };
 
 template <typename sum_t>

@@ -103,6 +103,7 @@ struct Loops {
       const auto* x = static_cast<const raw_t*>(args.x);
       const auto* residual = static_cast<const raw_t*>(args.residual);
       auto* y = static_cast<raw_t*>(args.y);
+      const bool stream = args.stream;
       const auto coefficients = [&](int64_t row, int64_t c) {
         const sum_t s = args.s[row];
         return Affine{s * value_or(args.scale, c, sum_t(1)), s * value_or(args.shift, c, sum_t(0))};
@@ -111,8 +112,12 @@ struct Loops {
         V v = a * F::load(x + row, part) + b;
         if constexpr (has_residual()) v += F::load(residual + row, part);
         if constexpr (relu()) v = v < 0 ? V{} : v;
+        if constexpr (std::is_same_v<F, Float32> && std::is_same_v<decltype(part), All>) {
+          if (stream) return write_past_caches(y + row, v);
+        }
         F::store(y + row, v, part);
       });
+      if (stream) finish_writes();
     };
     choose(args.residual != nullptr, args.relu, with);
   }
@@ -222,13 +227,10 @@ struct Loops {
   static void affine_rows(const MapShape& shape, const Tile& tile, Coefficients coefficients,
                           Body body) {
     if (!shape.channels_last) {
-      return for_chunks(tile, 1, [&](int64_t n, int64_t c, int64_t) {
-        const int64_t row = n * shape.channels + c, first = row * shape.pixels;
-        const auto [factor, offset] = coefficients(row, c);
-        const V a = V{} + factor, b = V{} + offset;
-        for_vectors<sum_t>(shape.pixels,
-                           [&](int64_t i, auto part) { body(first + i, part, a, b); });
-      });
+      for (int64_t n = tile.samples.begin; n < tile.samples.end; ++n) {
+        affine_planes(shape, n, tile.channels, coefficients, body);
+      }
+      return;
     }
     for_chunks(tile, kChunk, [&](int64_t n, int64_t c, int64_t count) {
       alignas(64) sum_t a[kChunk], b[kChunk];
@@ -245,6 +247,30 @@ struct Loops {
         }
       });
     });
+  }
+
+  // The same for channels of one contiguous sample. A vector goes across the end of a row, so that
+  // all are aligned where the first one is.
+  template <class Coefficients, class Body>
+  static void affine_planes(const MapShape& shape, int64_t n, Range channels,
+                            Coefficients coefficients, Body body) {
+    int64_t i = (n * shape.channels + channels.begin) * shape.pixels;
+    for (int64_t c = channels.begin; c < channels.end; ++c) {
+      const int64_t row = n * shape.channels + c, end = (row + 1) * shape.pixels;
+      const auto [factor, offset] = coefficients(row, c);
+      const V a = V{} + factor, b = V{} + offset;
+      for (; i + kLanes<sum_t> <= end; i += kLanes<sum_t>) body(i, All{}, a, b);
+      if (i >= end) continue;
+      if (c + 1 == channels.end || shape.pixels < kLanes<sum_t>) {
+        body(i, Some{end - i}, a, b);
+        i = end;
+      } else {
+        const auto [next_factor, next_offset] = coefficients(row + 1, c + 1);
+        const auto own = first_lanes<sum_t>(end - i);
+        body(i, All{}, own ? a : V{} + next_factor, own ? b : V{} + next_offset);
+        i += kLanes<sum_t>;
+      }
+    }
   }
 
   // Adds the next pixels, 8 if there are as many, else 1, to count sums.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:
@@ -17,6 +18,16 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
         return op(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
+
+
+def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """The inputs of a linear layer as autocast has them on the device of ``x``."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x, *others
+    dtype = torch.get_autocast_dtype(device)
+    # As PyTorch's own casts, which leave double alone.
+    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, *others))
 
 
 def any_layout(*names: str) -> None:

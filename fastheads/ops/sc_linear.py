@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.flop_counter import register_flop_formula
 
+from .dispatch import autocast
+
 
 def sc_linear_reference(
     x: Tensor,
@@ -101,7 +103,7 @@ def sc_linear(
     as those of ``torch.nn.functional.linear`` are. Sums are float32 (float64 of float64); the same
     bits from run to run.
     """
-    x, weight, bias, generic = _autocast(x, weight, bias, generic)
+    x, weight, bias, generic = autocast(x, weight, bias, generic)
     op = torch.ops.fastheads.sc_linear.default
     return op(x, weight, bias, generic, in_offsets, out_offsets)
 
@@ -138,7 +140,7 @@ def sc_linear_(
     Differentiable in ``y``, ``x``, ``weight``, ``bias`` and ``generic`` (then the product is held
     once beside ``y``). The same bits from run to run.
     """
-    x, weight, bias, generic = _autocast(x, weight, bias, generic)
+    x, weight, bias, generic = autocast(x, weight, bias, generic)
     inputs = (x, weight, bias, generic)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (y, *inputs)):
         if not accumulate:
@@ -185,18 +187,6 @@ def sc_linear_conditional(
     """
     op = torch.ops.fastheads.sc_linear_conditional.default
     return op(x, weight, bias, rows, groups, in_offsets, out_offsets)
-
-
-def _autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return x, *others
-    dtype = torch.get_autocast_dtype(device)
-    # As PyTorch's own casts, which leave double alone.
-    cast = [None if t is None or t.dtype == torch.float64 else dtype for t in (x, *others)]
-    return tuple(
-        t if t is None or to is None else t.to(to) for t, to in zip((x, *others), cast, strict=True)
-    )
 
 
 @torch.library.register_fake("fastheads::sc_linear")

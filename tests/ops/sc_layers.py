@@ -10,6 +10,16 @@ from fastheads.targets import SparseTargets
 
 # Groups as they come: odd, of one label, empty, wider than every vector.
 RAGGED = [5, 1, 0, 40, 300, 17]
+# Options of draw.
+MODES = {
+    "plain": dict(normalize=False, bias=False),
+    "as worded": dict(gamma="group"),
+    "per label": dict(gamma="label", label_bias=True, soft=True),
+    "weights": dict(gamma="group", label_bias=True, label_weights=True),
+    "generic": dict(gamma="group", generic=3, soft=True),
+    "shared input": dict(shared_input=True, gamma="label", label_weights=True),
+    "scaled only": dict(normalize=False, gamma="label", label_bias=True, generic=2),
+}
 
 
 class Example(NamedTuple):
@@ -98,3 +108,10 @@ def draw(
         list(accumulate(sizes, initial=0)),
         options,
     )
+
+
+def gradients(function, example, **more):
+    loss = function(*example[:6], **example.options, **more)
+    if not loss.requires_grad:  # the reference, where there are no labels
+        return [loss, *(torch.zeros_like(leaf) for leaf in example.leaves)]
+    return [loss.detach(), *torch.autograd.grad(loss, example.leaves)]

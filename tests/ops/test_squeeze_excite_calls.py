@@ -62,6 +62,23 @@ def test_does_not_depend_on_threads():
             assert torch.equal(one[0], more[0]) and torch.equal(one[1], more[1])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("shape", [(5, 480, 15, 15), (3, 200, 31, 31), (9, 4000, 3, 5)], ids=str)
+def test_large_results_are_those_of_small_ones(shape, layout):
+    """Written past the caches where they are aligned; in place and one by one they are not."""
+    (x, *weights, residual), _ = arguments(
+        (*shape, 8), torch.float32, torch.device("cpu"), layout, residual=True
+    )
+    with torch.no_grad():
+        y = squeeze_excite(x, *weights, residual, relu=True)
+        ones = zip(x.split(1), residual.split(1), strict=True)
+        one_by_one = [squeeze_excite(a, *weights, b, relu=True) for a, b in ones]
+        assert torch.equal(y, torch.cat(one_by_one))
+        torch.testing.assert_close(y, squeeze_excite_reference(x, *weights, residual, relu=True))
+        squeeze_excite_(x, *weights, residual, relu=True)
+        assert torch.equal(x, y)
+
+
 @pytest.mark.parametrize("capability", ["avx2", "default"])
 def test_with_lesser_instruction_sets(capability):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", FILE]
