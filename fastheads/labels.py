@@ -77,14 +77,18 @@ class LabelSpace:
         names: one distinct name a label.
         levels: level name to one coarser name a label, finest level first,
             such as ``{"category": ("Latin Lu", ...), "script": ("Latin", ...)}``.
+        parents: label to the labels above it, at least the nearest, where labels stand above one
+            another: ``{"Tortoise": ("Turtle",)}``.
     """
 
     names: tuple[str, ...]
     levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "levels", {k: tuple(v) for k, v in self.levels.items()})
+        object.__setattr__(self, "parents", {k: tuple(v) for k, v in self.parents.items()})
         repeated = [name for name, count in Counter(self.names).items() if count > 1]
         if repeated:
             raise ValueError(f"names must be distinct, got {repeated[0]!r} more than once")
@@ -93,6 +97,9 @@ class LabelSpace:
                 raise ValueError(
                     f"level {level!r} must name all {len(self)} labels, got {len(above)}"
                 )
+        for label, above in self.parents.items():
+            if unknown := [name for name in (label, *above) if name not in self._index]:
+                raise ValueError(f"parents must lead from labels to labels, got {unknown[0]!r}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -122,13 +129,14 @@ class LabelSpace:
     def save(self, path: str | Path) -> None:
         path = Path(path)
         temporary = path.with_name(f".{os.getpid()}.{path.name}")
-        temporary.write_text(json.dumps({"names": self.names, "levels": self.levels}))
+        stored = {"names": self.names, "levels": self.levels, "parents": self.parents}
+        temporary.write_text(json.dumps(stored))
         temporary.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> LabelSpace:
         stored = json.loads(Path(path).read_text())
-        return cls(tuple(stored["names"]), stored["levels"])
+        return cls(tuple(stored["names"]), stored["levels"], stored.get("parents", {}))
 
 
 def join_names(names: Sequence[str], limit: int = 5) -> str:

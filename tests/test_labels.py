@@ -65,6 +65,11 @@ def test_label_space_survives_a_file(tmp_path):
     SPACE.save(tmp_path / "labels.json")
     assert LabelSpace.load(tmp_path / "labels.json") == SPACE
     assert [p.name for p in tmp_path.iterdir()] == ["labels.json"]
+    with_parents = LabelSpace(("Tortoise", "Turtle"), parents={"Tortoise": ["Turtle"]})
+    with_parents.save(tmp_path / "labels.json")
+    assert LabelSpace.load(tmp_path / "labels.json") == with_parents
+    (tmp_path / "labels.json").write_text('{"names": ["a"], "levels": {}}')  # of an earlier version
+    assert LabelSpace.load(tmp_path / "labels.json") == LabelSpace(("a",))
 
 
 def test_label_space_rejects():
@@ -72,6 +77,8 @@ def test_label_space_rejects():
         LabelSpace(("a", "b", "a"))
     with pytest.raises(ValueError, match="'script' must name all 2 labels, got 1"):
         LabelSpace(("a", "b"), {"script": ("Latin",)})
+    with pytest.raises(ValueError, match="parents must lead from labels to labels, got 'c'"):
+        LabelSpace(("a", "b"), parents={"a": ("b", "c")})
 
 
 def test_join_names():

@@ -38,6 +38,12 @@ class Normalize:
         # One pass: images * scale - shift.
         return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
 
+    def invert(self, images: Tensor) -> Tensor:
+        """Normalised pictures to values from 0 to 1."""
+        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        return torch.addcmul(mean, images, std)
+
 
 eval_transform = Normalize()
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from fastheads.data.folder import load_folder
 from fastheads.data.glyphs import load_glyphs
 from fastheads.data.images import Data
+from fastheads.data.open_images import load_open_images
 from fastheads.data.table import load_table
 from fastheads.labels import LabelSpace
 
@@ -18,7 +19,8 @@ class DataConfig:
     """Which images and labels to load.
 
     Attributes:
-        kind: glyphs drawn from fonts, a folder with one folder a label, or a table of image paths.
+        kind: glyphs drawn from fonts, a folder with one folder a label, a table of image paths, or
+            open_images: a folder with the official files of Open Images.
         path: the folder, or the .csv, .jsonl or .parquet table.
         fonts: default (what matplotlib brings), system (every font here), or a directory of fonts
             to add.
@@ -31,13 +33,13 @@ class DataConfig:
             the seed.
         separator: what stands between the labels of a row; by default a row has one label.
         size: height and width of the pictures in pixels.
-        channels: 1 for gray, 3 for RGB pictures of a folder or table; glyphs are gray.
+        channels: 1 for gray, 3 for RGB pictures of files; glyphs are gray.
         seed: of the split into train, hold-out and test.
         cache_dir: where drawn or decoded pictures are kept; by default $FASTHEADS_CACHE or
             ~/.cache/fastheads.
     """
 
-    kind: Literal["glyphs", "folder", "table"] = "glyphs"
+    kind: Literal["glyphs", "folder", "table", "open_images"] = "glyphs"
     path: Path | None = None
     fonts: str = "default"
     scripts: tuple[str, ...] | None = None
@@ -66,7 +68,7 @@ def load_data(
 
     Args:
         config: see :class:`DataConfig`.
-        label_space: the only labels that a folder or a table may use, such as those of an earlier
+        label_space: the only labels that image files may have, such as those of an earlier
             run; ``None``: those that occur.
         progress: show a progress bar where pictures are drawn or decoded.
 
@@ -91,6 +93,8 @@ def load_data(
     assert config.path is not None  # checked by DataConfig
     if config.kind == "folder":
         return load_folder(config.path, **common)
+    if config.kind == "open_images":
+        return load_open_images(config.path, **common)
     return load_table(
         config.path,
         path_column=config.path_column,

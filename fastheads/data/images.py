@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastheads.data.split import MINIMUM, SPLITS
+from fastheads.data.split import SPLITS
 from fastheads.labels import LabelSpace, join_names
 from fastheads.targets import SparseTargets
 
@@ -56,7 +56,7 @@ class Data:
         holdout: to find confusions on; its drawings occur nowhere else.
         test: to be measured on; its drawings occur nowhere else.
         skipped: files that could not be read: path and reason.
-        dropped: labels without enough drawings: name and how many there were.
+        dropped: labels without enough pictures: name and how many there were.
         faces: names of the faces, for glyphs.
         face_of: ``[images]``, int64, the first face that draws each row of ``train.images``.
     """
@@ -74,6 +74,11 @@ class Data:
     def num_labels(self) -> int:
         return len(self.label_space)
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``(channels, height, width)`` of the pictures."""
+        return tuple(self.train.images.shape[1:])
+
     def summary(self) -> str:
         """What there is, one line, and what was left out, by count and name, a line each."""
         lines = [
@@ -87,8 +92,7 @@ class Data:
         if self.dropped:
             names = [f"{name} ({count})" for name, count in self.dropped.items()]
             lines.append(
-                f"{len(self.dropped)} labels dropped for want of {sum(MINIMUM)} distinct drawings: "
-                + join_names(names)
+                f"{len(self.dropped)} labels dropped for want of pictures: " + join_names(names)
             )
         return "\n".join(lines)
 

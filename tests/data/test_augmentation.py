@@ -30,6 +30,13 @@ def test_eval_transform_normalizes():
     torch.testing.assert_close(Normalize(mean, std)(images), expected)
 
 
+def test_normalize_is_inverted():
+    images = pictures(channels=3)
+    normalize = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    expected = tv.to_dtype(images, torch.float32, scale=True)
+    torch.testing.assert_close(normalize.invert(normalize(images)), expected)
+
+
 def test_nothing_asked_changes_nothing():
     images = pictures(channels=3, height=24)
     torch.testing.assert_close(augment(STILL, images), eval_transform(images), atol=1e-4, rtol=0)
