@@ -72,7 +72,7 @@ class MeanAveragePrecisionPerLabel(Metric):
         # Scores and hits of the best images, best first; NaN where there is none yet. One tensor,
         # because the states of two processes have to be merged together.
         empty = torch.stack([torch.full((num_labels, k), torch.nan), torch.zeros(num_labels, k)])
-        self.add_state("best", empty, dist_reduce_fx=_merge)
+        self.add_state("best", empty, dist_reduce_fx=merge_best_images)
         zeros = torch.zeros(num_labels, dtype=torch.int64)
         self.add_state("positives", zeros, dist_reduce_fx="sum")
 
@@ -83,18 +83,7 @@ class MeanAveragePrecisionPerLabel(Metric):
             raise ValueError(
                 f"scores must have {self.num_labels} columns, one a label, got {scores.shape[1]}"
             )
-        kept, hit = self.best
-        both = torch.cat([kept, scores.detach().T.to(kept.dtype)], dim=1)
-        top = topk_indices(both, self.k)
-        old = top < self.k
-        hit = hit.gather(1, top.clamp(max=self.k - 1)) * old
-        # Few pairs are annotated: look these up among the best, not the best among these.
-        entry, place = (top[targets.indices] == self.k + targets.row_indices()[:, None]).nonzero(
-            as_tuple=True
-        )
-        hit[targets.indices[entry], place] = 1
-        scored = both.gather(1, top)
-        self.best = torch.stack([scored, hit * ~scored.isnan()])
+        self.best = with_more_images(self.best, scores.detach(), targets)
         self.positives += torch.bincount(targets.indices, minlength=self.num_labels)
 
     def per_label(self) -> Tensor:
@@ -107,7 +96,26 @@ class MeanAveragePrecisionPerLabel(Metric):
         return self.per_label().nanmean()
 
 
-def _merge(states: Tensor) -> Tensor:
+def with_more_images(best: Tensor, scores: Tensor, targets: SparseTargets) -> Tensor:
+    """``[2, L, k]``, scores and hits of the best images of each label, with a batch added.
+
+    NaN where there is none yet; scores are ``[N, L]``.
+    """
+    (kept, hit), k = best, best.shape[2]
+    both = torch.cat([kept, scores.T.to(kept.dtype)], dim=1)
+    top = topk_indices(both, k)
+    old = top < k
+    hit = hit.gather(1, top.clamp(max=k - 1)) * old
+    # Few pairs are annotated: look these up among the best, not the best among these.
+    entry, place = (top[targets.indices] == k + targets.row_indices()[:, None]).nonzero(
+        as_tuple=True
+    )
+    hit[targets.indices[entry], place] = 1
+    scored = both.gather(1, top)
+    return torch.stack([scored, hit * ~scored.isnan()])
+
+
+def merge_best_images(states: Tensor) -> Tensor:
     """``[processes, 2, L, k]`` to ``[2, L, k]``; equal scores rank by lowest process."""
     scores, hits = states.permute(1, 2, 0, 3).flatten(2)
     top = topk_indices(scores, states.shape[-1])
