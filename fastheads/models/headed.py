@@ -18,20 +18,22 @@ class HeadedNetwork(nn.Module):
     CNN", 2017, section 3.2: a base network below two top layers and the logits.
 
     Args:
-        trunk: pictures to features ``[N, channels, ...]``.
+        trunk: pictures to features ``[N, channels, ...]``; ``nn.Identity()`` for a network that
+            is given features.
+        standardize: of the features' channels.
         head: reads the features, flattened.
-        channels: of the features.
 
     Shapes: pictures ``[N, C, H, W]`` to logits ``[N, labels]``.
     """
 
-    def __init__(self, trunk: nn.Module, head: TopLayers, channels: int) -> None:
+    def __init__(self, trunk: nn.Module, standardize: Standardize, head: TopLayers) -> None:
         super().__init__()
-        self.trunk, self.standardize, self.head = trunk, Standardize(channels), head
+        self.trunk, self.standardize, self.head = trunk, standardize, head
 
     def features(self, images: Tensor) -> Tensor:
         """What the head reads, ``[N, features]``."""
-        images = images.contiguous(memory_format=torch.channels_last)
+        if images.dim() == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
         return self.standardize(self.trunk(images)).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fastheads.labels import Grouping
 from fastheads.losses import sigmoid_cross_entropy
 from fastheads.models import HeadedNetwork, feature_shape, small_trunk
-from fastheads.nn import fc_sc
+from fastheads.nn import Standardize, fc_sc
 from fastheads.targets import SparseTargets
 
 GROUPING = Grouping([0, 1, 0, 1, 1])
@@ -14,7 +15,9 @@ GROUPING = Grouping([0, 1, 0, 1, 1])
 
 def network():
     torch.manual_seed(0)
-    return HeadedNetwork(small_trunk(1, (4, 6)), fc_sc(6 * 4, 8, 3, GROUPING), 6).eval()
+    return HeadedNetwork(
+        small_trunk(1, (4, 6)), Standardize(6), fc_sc(6 * 4, 8, 3, GROUPING)
+    ).eval()
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 16, 8)])
@@ -35,6 +38,8 @@ def test_is_head_of_standardized_features():
     assert abs(float(features.mean())) < 1e-5
     torch.testing.assert_close(student.features(images), features)
     torch.testing.assert_close(student(images), student.head(features))
+    given = HeadedNetwork(nn.Identity(), student.standardize, student.head)
+    torch.testing.assert_close(given(trunk), student(images))
 
 
 def test_loss_of_pictures_is_the_cross_entropy_of_the_logits_equation_2():
