@@ -133,7 +133,7 @@ class TopLayers(nn.Module):
             self.logits.out_offsets,
             generic=generic,
             normalize=self.pacing is not None,
-            gamma=None if self.pacing is None else self.pacing.gamma,
+            gamma=None if self.pacing is None else self.pacing.factors,
             label_bias=None if self.pacing is None else self.pacing.label_bias,
             label_weights=label_weights,
             reduction=reduction,

@@ -27,7 +27,12 @@ class SelfPacedLogits(nn.Module):
         trainable: whether gamma is a parameter, or a fixed buffer.
         init: mean of gamma at first: ``"sqrt"`` of the labels in the group, or a number.
         std: its standard deviation.
-        label_bias: ``label_bias`` is a parameter that starts here; ``None`` for no such bias.
+        label_bias: ``label_bias`` is a parameter that starts here, at a number or one a label;
+            ``None`` for no such bias. The log-odds of how often each label is positive are a good
+            start: training need not find them first.
+        log: the parameter is ``log_gamma``, and a step changes gamma by a share of what it is. Of
+            gamma itself a step of Adam or Adagrad is about the learning rate, however large gamma
+            is; those of a short run do not reach the several ``sqrt(N_v)`` that it tends to.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -35,7 +40,8 @@ class SelfPacedLogits(nn.Module):
     float64 for float64 logits.
     """
 
-    gamma: Tensor
+    gamma: Tensor  # or log_gamma, see factors
+    log_gamma: nn.Parameter
     label_bias: nn.Parameter | None
 
     def __init__(
@@ -45,7 +51,8 @@ class SelfPacedLogits(nn.Module):
         trainable: bool = True,
         init: Literal["sqrt"] | float = "sqrt",
         std: float = 1e-3,
-        label_bias: float | None = None,
+        label_bias: float | Tensor | None = None,
+        log: bool = False,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -55,13 +62,24 @@ class SelfPacedLogits(nn.Module):
             raise ValueError(f"level must be group or label, got {level!r}")
         if isinstance(init, str) and init != "sqrt":
             raise ValueError(f"init must be sqrt or a number, got {init!r}")
+        if log and not (trainable and (init == "sqrt" or init > 0)):
+            raise ValueError(
+                "log must be False unless gamma is trained and starts above 0, "
+                f"got trainable {trainable} and init {init!r}"
+            )
         self.out_sizes = tuple(int(size) for size in out_sizes)
         self.out_offsets = tuple(accumulate(self.out_sizes, initial=0))
         self.level, self.init, self.std, self.initial_bias = level, init, std, label_bias
-        labels = self.out_offsets[-1]
+        self.log, labels = log, self.out_offsets[-1]
+        if isinstance(label_bias, Tensor) and label_bias.shape != (labels,):
+            raise ValueError(
+                f"label_bias must be a number or [{labels}], got {list(label_bias.shape)}"
+            )
         shape = len(self.out_sizes) if level == "group" else labels
         made = torch.empty(shape, device=device, dtype=dtype)
-        if trainable:
+        if log:
+            self.log_gamma = nn.Parameter(made)
+        elif trainable:
             self.gamma = nn.Parameter(made)
         else:
             self.register_buffer("gamma", made)
@@ -75,9 +93,17 @@ class SelfPacedLogits(nn.Module):
         mean = sizes.double().sqrt() if self.init == "sqrt" else sizes.double().fill_(self.init)
         if self.level == "label":
             mean = mean.repeat_interleave(sizes)
-        self.gamma.normal_(0, self.std).add_(mean.to(self.gamma))
+        gamma = self.log_gamma if self.log else self.gamma
+        gamma.normal_(0, self.std).add_(mean.to(gamma))
+        if self.log:
+            gamma.clamp_(min=1e-3).log_()  # a group may have no labels
         if self.label_bias is not None and self.initial_bias is not None:
-            self.label_bias.fill_(self.initial_bias)
+            self.label_bias.copy_(torch.as_tensor(self.initial_bias))
+
+    @property
+    def factors(self) -> Tensor:
+        """Gamma of each group, or of each label."""
+        return self.log_gamma.exp() if self.log else self.gamma
 
     def forward(self, logits: Tensor) -> Tensor:
         return self.part(logits, 0, len(self.out_sizes))
@@ -90,7 +116,7 @@ class SelfPacedLogits(nn.Module):
                 f"logits must have {labels.stop - labels.start} columns, got {logits.shape[1]}"
             )
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        gamma = self.gamma[slice(first, last) if self.level == "group" else labels].to(wide)
+        gamma = self.factors[slice(first, last) if self.level == "group" else labels].to(wide)
         bias = None if self.label_bias is None else self.label_bias[labels].to(wide)
         groups = []
         for g, (a, b) in enumerate(pairwise(self.out_offsets[first : last + 1])):
@@ -106,6 +132,6 @@ class SelfPacedLogits(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"{self.out_offsets[-1]}, groups={len(self.out_sizes)}, level={self.level}, "
-            f"trainable={isinstance(self.gamma, nn.Parameter)}, "
+            f"trainable={self.log or isinstance(self.gamma, nn.Parameter)}, log={self.log}, "
             f"label_bias={self.label_bias is not None}"
         )

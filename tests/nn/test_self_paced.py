@@ -94,6 +94,34 @@ def test_variants(level, trainable, init):
 
 
 @pytest.mark.parametrize("level", ["group", "label"])
+def test_log_is_the_same_function(level):
+    torch.manual_seed(1)
+    label_bias = torch.randn(sum(SIZES), dtype=torch.float64)
+    options = {"level": level, "label_bias": label_bias, "std": 0.1, "init": 2}
+    pace, log = module_of(**options), module_of(**options, log=True)
+    assert {name for name, _ in log.named_parameters()} == {"log_gamma", "label_bias"}
+    assert torch.equal(log.label_bias, label_bias)
+    torch.testing.assert_close(log.factors, pace.gamma)
+    torch.testing.assert_close(log(logits_of()), pace(logits_of()))
+    log.reset_parameters()
+    assert torch.equal(log.label_bias, label_bias)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.Adagrad])
+def test_step_of_log_is_a_share_of_gamma(optimizer):
+    """Of gamma itself a step is the learning rate, whatever gamma is."""
+    logits = torch.arange(1.0, 10_001)[None]
+    for log in (False, True):
+        pace = SelfPacedLogits([100, 9900], std=0, log=log)
+        start = pace.factors.detach().clone()
+        step = optimizer(pace.parameters(), lr=0.1)
+        (-pace(logits).sum()).backward()
+        step.step()
+        moved = pace.factors.log() - start.log() if log else pace.factors - start
+        torch.testing.assert_close(moved, torch.full((2,), 0.1), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("level", ["group", "label"])
 def test_logits_of_zero(level):
     """No direction: z is the bias, and nothing flows back, to gamma neither."""
     pace = module_of(level=level, label_bias=-6)
@@ -117,6 +145,15 @@ def test_gradcheck(level):
         return torch.func.functional_call(pace, values, (logits,))
 
     assert torch.autograd.gradcheck(function, (logits, pace.gamma, pace.label_bias))
+
+
+def test_gradcheck_of_log():
+    pace, logits = module_of(log=True), logits_of(3).requires_grad_()
+
+    def function(logits, log_gamma):
+        return torch.func.functional_call(pace, {"log_gamma": log_gamma}, (logits,))
+
+    assert torch.autograd.gradcheck(function, (logits, pace.log_gamma))
 
 
 def test_size_of_logits_does_not_matter():
@@ -151,8 +188,9 @@ def test_copies():
         assert torch.equal(copied(logits_of()), pace(logits_of()))
 
 
-def test_compiles_whole():
-    pace, logits = module_of(label_bias=-6), logits_of()
+@pytest.mark.parametrize("log", [False, True])
+def test_compiles_whole(log):
+    pace, logits = module_of(label_bias=-6, log=log), logits_of()
     compiled = torch.compile(pace, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(logits), pace(logits))
 
@@ -161,6 +199,9 @@ def test_errors():
     for options, message in (
         ({"level": "class"}, "level must be group or label, got 'class'"),
         ({"init": "root"}, "init must be sqrt or a number, got 'root'"),
+        ({"log": True, "init": -1.0}, "starts above 0, got trainable True and init -1.0"),
+        ({"log": True, "trainable": False}, "got trainable False and init 'sqrt'"),
+        ({"label_bias": torch.zeros(3)}, r"label_bias must be a number or \[2\], got \[3\]"),
     ):
         with pytest.raises(ValueError, match=message):
             SelfPacedLogits([2], **options)

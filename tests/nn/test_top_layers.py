@@ -32,6 +32,7 @@ PACINGS = {
     "group": {},
     "label": {"level": "label"},
     "fixed, bias": {"trainable": False, "label_bias": -1.0},
+    "log": {"log": True},
 }
 
 
