@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from fastheads.report import figures, pictures, results
+from fastheads.report.blocks import data_line, legend, reproduction_section
 from fastheads.report.conditional import conditional_section
 from fastheads.report.findings import summary
-from fastheads.report.page import (
-    Content,
-    Html,
-    Page,
-    details,
-    figure,
-    paragraph,
-    side_by_side,
-    table,
-    tag,
-)
-from fastheads.report.run import Run, check_rows, read_run
+from fastheads.report.page import Content, Page, figure, paragraph, side_by_side
+from fastheads.report.run import Run, check_rows
 
 _PAPER = (
     "D. Warde-Farley, A. Rabinovich, D. Anguelov, “Self-informed neural network structure "
     "learning”, 2015"
 )
+_DATA = {"labels": "labels", "train": "training images", "holdout": "hold-out images",
+         "test": "test images", "faces": "faces"}  # fmt: skip
+_LOST = {"skipped": "files that could not be read were skipped",
+         "dropped": "labels with too few drawings were left out"}  # fmt: skip
 _TERMS = (
     ("mAP@50 per label", "For each label, the test images are ranked by its score and the average "
      "precision of the best 50 is taken (a perfect ranking gives 100 %); then the mean over the "
@@ -43,31 +37,6 @@ _TERMS = (
 )  # fmt: skip
 
 
-def write_report(folder: Path) -> Path:
-    """Writes ``report.html`` from the files of a finished run.
-
-    Sections whose data the run does not hold are left out.
-
-    Args:
-        folder: a run folder with ``metrics.json``, ``analysis.json`` and ``analysis.npz``.
-
-    Returns:
-        The path of the page; it needs no other file.
-
-    Raises:
-        ValueError: if one of the three files is missing, broken or incomplete.
-    """
-    folder = Path(folder)
-    run = read_run(folder)
-    try:
-        page = build_page(run)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(
-            f"{folder / 'analysis.json'} must be complete, got {type(error).__name__}: {error}"
-        ) from error
-    return page.write(folder / "report.html")
-
-
 def build_page(run: Run) -> Page:
     """The page of a run, section by section."""
     analysis, metrics = run.analysis, run.metrics
@@ -76,8 +45,8 @@ def build_page(run: Run) -> Page:
         analysis.get("title") or "Specialist heads for the labels a network confuses",
         paragraph(" ".join(summary(metrics, num_groups)), class_="lead"),
         results.tiles(metrics),
-        results.claims_notice(metrics),
-        _data_line(analysis.get("dataset") or {}),
+        results.claims_remark(metrics),
+        data_line(analysis.get("dataset") or {}, _DATA, _LOST),
     )
     page.add("Results", *results.results_section(metrics, num_groups))
     page.add("Beside the paper", *results.claims_section(metrics))
@@ -92,25 +61,12 @@ def build_page(run: Run) -> Page:
     )
     contrasts = analysis.get("contrast") or []
     for point in contrasts:
-        check_rows(point["rows"], f"contrast at bottleneck {point['bottleneck']} in analysis.json")
+        where = f"contrast at bottleneck {point['bottleneck']} in analysis.json"
+        check_rows(point["rows"], where, run.system)
     page.add("Where it pays", *results.contrast_section(contrasts))
     page.add("Training", *_training_section(analysis))
-    page.add("How to reproduce it", *_reproduction_section(analysis))
+    page.add("How to reproduce it", *reproduction_section(analysis, _TERMS, _PAPER))
     return page
-
-
-def _data_line(dataset: Mapping[str, Any]) -> Html | None:
-    parts = {"labels": "labels", "train": "training images", "holdout": "hold-out images",
-             "test": "test images", "faces": "faces"}  # fmt: skip
-    shown = [
-        f"{dataset[key]:,} {name}" if isinstance(dataset[key], int) else f"{dataset[key]} {name}"
-        for key, name in parts.items()
-        if dataset.get(key) is not None
-    ]
-    lost = {"skipped": "files that could not be read were skipped",
-            "dropped": "labels with too few drawings were left out"}  # fmt: skip
-    shown += [f"{dataset[key]:,} {text}" for key, text in lost.items() if dataset.get(key)]
-    return paragraph("Data: ", ", ".join(shown), ".", class_="small") if shown else None
 
 
 def _spectral_section(run: Run) -> list[Content]:
@@ -157,37 +113,4 @@ def _training_section(analysis: Mapping[str, Any]) -> list[Content]:
         "Training loss over the steps, one line a seed; random groups are dashed. Rows that train "
         "heads and classifier start from the features of the fixed base network."
     )
-    return [results.legend({curve["row"] for curve in curves}), figure(drawn, caption)]
-
-
-def _reproduction_section(analysis: Mapping[str, Any]) -> list[Content]:
-    blocks: list[Content] = []
-    if command := analysis.get("command"):
-        blocks += [tag("pre", tag("code", str(command)))]
-    if environment := analysis.get("environment"):
-        text = ", ".join(f"{key} {value}" for key, value in environment.items())
-        blocks += [tag("h3", "Environment"), paragraph(text)]
-    if durations := analysis.get("durations"):
-        blocks += [tag("h3", "Durations"), _durations(durations)]
-    if settings := analysis.get("settings"):
-        rows: list[list[Content]] = [[str(key), str(value)] for key, value in settings.items()]
-        shown = table(["setting", "value"], rows, "All settings of the run.", align="ll")
-        blocks.append(details("Settings", shown))
-    terms = [[tag("dt", name), tag("dd", meaning)] for name, meaning in _TERMS]
-    blocks += [tag("h3", "What the words mean"), tag("dl", terms, class_="terms")]
-    return [*blocks, tag("footer", "The method: ", _PAPER, ".")]
-
-
-def _durations(durations: Sequence[Mapping[str, Any]]) -> Html:
-    total = sum(entry["seconds"] for entry in durations)
-    longest = max(entry["seconds"] for entry in durations) or 1.0
-    rows: list[list[Content]] = [
-        [
-            str(entry["stage"]),
-            f"{entry['seconds']:.1f}",
-            tag("span", class_="bar", style=f"width:{6 * entry['seconds'] / longest:.2f}rem"),
-        ]
-        for entry in durations
-    ]
-    rows.append([tag("b", "total"), tag("b", f"{total:.1f}"), ""])
-    return table(["stage", "seconds", ""], rows, "Wall time of each stage.", "lrl", "narrow")
+    return [legend({curve["row"] for curve in curves}), figure(drawn, caption)]

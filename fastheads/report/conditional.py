@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastheads.report import figures
+from fastheads.report.blocks import legend, mark
 from fastheads.report.page import Content, number, paragraph, side_by_side, table, tag
-from fastheads.report.results import legend, mark
-from fastheads.report.rows import METRICS, count, ordered, percent, ratio, row_for
+from fastheads.report.rows import METRICS, count, milliseconds, ordered, percent, ratio, row_for
 
 
 def conditional_section(
@@ -94,8 +94,4 @@ def _conditional_cells(
     cells.append("–" if recall is None else number(recall, percent(recall)))
     cells += [number(entry["macs"], count(entry["macs"])), ratio(entry["macs"], base_macs)]
     ms = entry["latency_ms"] if batches else {}
-    return cells + [number(ms[s], _milliseconds(ms[s])) if s in ms else "–" for s in batches]
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+    return cells + [number(ms[s], milliseconds(ms[s])) if s in ms else "–" for s in batches]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -22,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from PIL import Image
 
 from fastheads.report.page import Html, escape, png, tag
-from fastheads.report.rows import METRICS, ROWS, Row, ordered, percent, row_for, spread
+from fastheads.report.rows import METRIC_NAMES, ROWS, Row, ordered, percent, row_for, spread
 
 INK, MUTED, LINE, SURFACE, ACCENT = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", SURFACE: "surface", ACCENT: "accent"}
@@ -61,7 +62,9 @@ def chart(draw: Callable[..., Figure]) -> Callable[..., Html]:
 
     @functools.wraps(draw)
     def drawn(*args: Any, alt: str, **options: Any) -> Html:
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+            # Names are written in the reader's fonts, whatever matplotlib's own lacks.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
             return to_svg(draw(*args, **options), alt)
 
     return drawn
@@ -89,18 +92,19 @@ def _font_size(font: re.Match[str]) -> str:
     return weight + (f"font-size: {size[0]}" if size else "")
 
 
-def _new(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
+def new_chart(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
+    """An empty chart, in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _line_style(row: Row) -> dict[str, Any]:
-    """Colour, marker and dashes of a row: random groups are hollow and dashed."""
+def line_style(row: Row) -> dict[str, Any]:
+    """Colour, marker and dashes of a row: controls are hollow and dashed."""
     return {
         "color": row.color,
         "marker": row.marker,
-        "linestyle": (0, (4, 2)) if row.random else "-",
-        "markerfacecolor": SURFACE if row.random else row.color,
+        "linestyle": (0, (4, 2)) if row.hollow else "-",
+        "markerfacecolor": SURFACE if row.hollow else row.color,
         "markeredgecolor": row.color,
         "markeredgewidth": 1.4,
     }
@@ -111,12 +115,12 @@ def row_bars(metrics: Mapping[str, Any], metric: str) -> Figure:
     """One bar a row from zero: the mean, the standard deviation and each seed as a dot."""
     rows = ordered(metrics)
     halo = [withStroke(linewidth=2.2, foreground=SURFACE)]  # legible on a bar of any colour
-    figure, axes = _new(0.46 * len(rows) + 0.35)
+    figure, axes = new_chart(0.46 * len(rows) + 0.35)
     for y, row in enumerate(rows):
         values = metrics[row.key][metric]
         mean, std, seeds = 100 * values["mean"], 100 * spread(values), values.get("seeds", [])
-        axes.barh(y, mean, 0.42, color="none" if row.random else row.color,
-                  edgecolor=row.color, linestyle="--" if row.random else "-")  # fmt: skip
+        axes.barh(y, mean, 0.42, color="none" if row.hollow else row.color,
+                  edgecolor=row.color, linestyle="--" if row.hollow else "-")  # fmt: skip
         axes.errorbar(mean, y, xerr=std, color=INK, linewidth=1.4,
                       path_effects=halo)  # fmt: skip
         axes.plot([100 * seed for seed in seeds], [y] * len(seeds), ".", color=INK, markersize=2.8,
@@ -126,7 +130,7 @@ def row_bars(metrics: Mapping[str, Any], metric: str) -> Figure:
                       va="center", weight="bold")  # fmt: skip
         axes.annotate(row.short, (0, y - 0.24), (1, 1.5), textcoords="offset points",
                       va="bottom", fontsize=9.5, color=MUTED)  # fmt: skip
-    axes.set_title(f"{METRICS[metric]}, %")
+    axes.set_title(f"{METRIC_NAMES[metric]}, %")
     axes.set_ylim(len(rows) - 0.65, -0.75)
     axes.margins(x=0.14)
     axes.set_xlim(left=0)
@@ -139,7 +143,7 @@ def row_bars(metrics: Mapping[str, Any], metric: str) -> Figure:
 def spectrum(eigenvalues: Sequence[float], num_groups: int | None = None) -> Figure:
     """The eigenvalues in descending order, with the gap after ``num_groups``."""
     values = np.sort(np.asarray(eigenvalues, dtype=float))[::-1]
-    figure, axes = _new(3.0)
+    figure, axes = new_chart(3.0)
     order = np.arange(1, values.size + 1)
     axes.vlines(order, min(0.0, float(values.min())), values, color=LINE, linewidth=1.2)
     axes.plot(order, values, "o", color=MUTED, markersize=4)
@@ -210,14 +214,14 @@ def conditional(
         unit: one unit of multiply-adds, those of the base network.
         base: cost and accuracy of the base network, to be drawn beside.
     """
-    figure, axes = _new(3.1)
+    figure, axes = new_chart(3.1)
     for row in ordered({entry["grouping"] for entry in entries}):
         line = [entry for entry in entries if entry["grouping"] == row.key]
         line.sort(key=lambda entry: entry["groups"])
         costs = [e["macs"] / unit if cost == "macs" else e["latency_ms"][cost] for e in line]
         heights = [100 * entry[metric] for entry in line]
         stds = [100 * entry.get(f"{metric}_std", 0.0) for entry in line]
-        axes.errorbar(costs, heights, stds, elinewidth=1, **_line_style(row))
+        axes.errorbar(costs, heights, stds, elinewidth=1, **line_style(row))
         for x, y, std, entry in zip(costs, heights, stds, line, strict=True):
             text = "all" if entry["groups"] == entry["of"] else str(entry["groups"])
             axes.annotate(text, (x, y + std), (0, 6), textcoords="offset points", ha="center",
@@ -230,7 +234,7 @@ def conditional(
         axes.set_xlabel("multiply-adds" if unit == 1 else "multiply-adds, × base")
     else:
         axes.set_xlabel(f"milliseconds a batch of {cost}")
-    axes.set_title(f"{METRICS[metric]}, %")
+    axes.set_title(f"{METRIC_NAMES[metric]}, %")
     axes.margins(x=0.08, y=0.16)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     return figure
@@ -240,7 +244,7 @@ def conditional(
 def contrast(points: Sequence[Mapping[str, Any]], metric: str, relative_to: str | None) -> Figure:
     """A metric of each row over the width of the bottleneck, or its gain over another row."""
     points = sorted(points, key=lambda point: point["bottleneck"])
-    figure, axes = _new(3.1)
+    figure, axes = new_chart(3.1)
     keys = {key for point in points for key in point["rows"]} - {relative_to}
     for row in ordered(keys):
         here = [
@@ -253,9 +257,9 @@ def contrast(points: Sequence[Mapping[str, Any]], metric: str, relative_to: str 
             means = means - np.array([rows[relative_to][metric]["mean"] for _, rows in here])
             stds = stds + np.array([spread(rows[relative_to][metric]) for _, rows in here])
         axes.errorbar([x for x, _ in here], 100 * means, 100 * stds, capsize=2.5, elinewidth=1,
-                      **_line_style(row))  # fmt: skip
+                      **line_style(row))  # fmt: skip
     if relative_to is None:
-        axes.set_title(f"{METRICS[metric]}, %")
+        axes.set_title(f"{METRIC_NAMES[metric]}, %")
         axes.set_ylim(bottom=0)
     else:
         axes.axhline(0, color=MUTED, linewidth=1)
@@ -269,16 +273,22 @@ def contrast(points: Sequence[Mapping[str, Any]], metric: str, relative_to: str 
 @chart
 def training_curves(curves: Sequence[Mapping[str, Any]]) -> Figure:
     """Training loss over steps, one thin line a seed, logarithmic where all losses allow it."""
-    figure, axes = _new(3.1)
+    figure, axes = new_chart(3.1)
+    draw_curves(axes, curves)
+    return figure
+
+
+def draw_curves(axes: Axes, curves: Sequence[Mapping[str, Any]]) -> None:
+    """Draws the losses of ``curves`` (of ``analysis.json``); one that was no number is a gap."""
     order = {row.key: row for row in ordered({curve["row"] for curve in curves})}
     for curve in curves:
         row = order[curve["row"]]
-        axes.plot(curve["step"], curve["loss"], color=row.color, linewidth=1.1, alpha=0.85,
-                  linestyle=(0, (4, 2)) if row.random else "-")  # fmt: skip
-    if all(loss > 0 for curve in curves for loss in curve["loss"]):
+        axes.plot(curve["step"], np.array(curve["loss"], dtype=float), color=row.color,
+                  linewidth=1.1, alpha=0.85,
+                  linestyle=(0, (4, 2)) if row.hollow else "-")  # fmt: skip
+    if all(loss is None or loss > 0 for curve in curves for loss in curve["loss"]):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
     axes.set(xlabel="training step", ylabel="loss")
-    return figure

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastheads.report.rows import METRICS, mean_and_spread, percent, row_for, spread
 
 MAIN = "map50_per_label"
-_CLAIMS = (
+Statement = tuple[str, str, str]  # the row above, the row below, in words
+_CLAIMS: tuple[Statement, ...] = (
     ("confusions", "base", "Heads over confused groups beat the base network"),
     ("confusions", "randomized_confusions", "Confused groups beat random groups of the same sizes"),
     ("base", "randomized_confusions", "Random groups leave the network worse than it was"),
@@ -48,7 +49,7 @@ class Claim:
 
     Attributes:
         published: difference in the paper's table, a fraction.
-        ours: our difference in each metric.
+        ours: our difference in each metric, the main one first.
     """
 
     text: str
@@ -57,10 +58,16 @@ class Claim:
     published: float
     ours: dict[str, Difference]
 
-    def verdict(self, metric: str = MAIN) -> str:
+    @property
+    def main(self) -> Difference:
+        """Our difference in the main metric."""
+        return next(iter(self.ours.values()))
+
+    def verdict(self, metric: str | None = None) -> str:
         """``agrees``, ``contradicts`` or ``undecided`` (the difference is within the spread)."""
         verdicts = {"higher": "agrees", "lower": "contradicts"}
-        return verdicts.get(self.ours[metric].verdict, "undecided")
+        found = self.main if metric is None else self.ours[metric]
+        return verdicts.get(found.verdict, "undecided")
 
 
 def difference(metrics: Mapping[str, Any], above: str, below: str, metric: str) -> Difference:
@@ -70,13 +77,21 @@ def difference(metrics: Mapping[str, Any], above: str, below: str, metric: str) 
     return Difference(high["mean"] - low["mean"], spread(high) + spread(low) if known else None)
 
 
-def claims(metrics: Mapping[str, Any]) -> list[Claim]:
-    """The paper's order of rows, as far as the run holds the rows."""
+def claims(
+    metrics: Mapping[str, Any],
+    statements: Sequence[Statement] = _CLAIMS,
+    names: Sequence[str] = tuple(METRICS),
+) -> list[Claim]:
+    """The paper's order of rows, as far as the run holds the rows, in each of the metrics."""
     found = []
-    for above, below, text in _CLAIMS:
+    for above, below, text in statements:
         high, low = row_for(above).paper, row_for(below).paper
         if above in metrics and below in metrics and high and low:
-            ours = {name: difference(metrics, above, below, name) for name in METRICS}
+            ours = {
+                name: difference(metrics, above, below, name)
+                for name in names
+                if name in metrics[above] and name in metrics[below]
+            }
             found.append(Claim(text, above, below, high[0] - low[0], ours))
     return found
 
@@ -174,12 +189,13 @@ def where_it_pays(points: list[Mapping[str, Any]]) -> str:
     if single:
         said["higher"] = "The heads gain at a bottleneck of {}."
     text = [
-        said[verdict].format(_listed(verdicts[verdict])) for verdict in said if verdict in verdicts
+        said[verdict].format(listed(verdicts[verdict])) for verdict in said if verdict in verdicts
     ]
     if single:
         text.append("Some widths have a single seed; how far these spread is not known.")
     return " ".join(text)
 
 
-def _listed(words: list[str]) -> str:
+def listed(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

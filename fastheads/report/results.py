@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastheads.report import figures
-from fastheads.report.findings import MAIN, Claim, claims, difference, where_it_pays
-from fastheads.report.page import (
-    Content,
-    Html,
-    notice,
-    number,
-    paragraph,
-    side_by_side,
-    table,
-    tag,
+from fastheads.report.blocks import (
+    accuracy_cells,
+    bars_alt,
+    best_of,
+    claims_notice,
+    claims_table,
+    cost_cells,
+    legend,
+    mark,
+    over_seeds,
+    tile_list,
 )
+from fastheads.report.findings import MAIN, claims, difference, where_it_pays
+from fastheads.report.page import Content, Html, number, paragraph, side_by_side, table, tag
 from fastheads.report.rows import (
     METRICS,
     Row,
@@ -25,24 +28,9 @@ from fastheads.report.rows import (
     mean_and_spread,
     ordered,
     percent,
+    points,
     ratio,
 )
-
-_GLYPHS = {"s": "■□", "D": "◆◇", "o": "●○", "^": "▲△", "v": "▼▽", "P": "✚✚", "X": "✖✖"}
-
-
-def mark(row: Row) -> Html:
-    """The row's marker in its colour, as in the figures."""
-    style = f"color:var(--row-{row.key},{row.color})"
-    return tag(
-        "span", _GLYPHS[row.marker][row.random], class_="mark", style=style, aria_hidden="true"
-    )
-
-
-def legend(keys: Iterable[str]) -> Html:
-    """Marker and name of the rows that a group of figures shows."""
-    items = [tag("li", mark(row), row.short) for row in ordered(keys)]
-    return tag("ul", items, class_="legend")
 
 
 def heads_of(row: Row, metrics: Mapping[str, Any], num_groups: int | None) -> int | None:
@@ -69,34 +57,22 @@ def tiles(metrics: Mapping[str, Any]) -> Html | None:
         shown.append(
             ("learned over random groups", points(gain.mean), "points of mAP@50 per label")
         )
-    return tag("dl", [tag("div", tag("dt", a), tag("dd", b, tag("small", c))) for a, b, c in shown],
-               class_="tiles")  # fmt: skip
-
-
-def points(value: float) -> str:
-    """A difference of fractions in percentage points, always with its sign."""
-    return f"{100 * value:+.2f}".replace("-", "−")
+    return tile_list(shown)
 
 
 def results_section(metrics: Mapping[str, Any], num_groups: int | None) -> list[Content]:
     """The results table with the published numbers, and the bars."""
     rows = ordered(metrics)
-    best = {name: max(metrics[row.key][name]["mean"] for row in rows) for name in METRICS}
-    base = metrics["base"]
-    written: list[list[Content]] = []
-    for row in rows:
-        values = metrics[row.key]
-        cells: list[Content] = [[mark(row), full_name(row, heads_of(row, metrics, num_groups))]]
-        for name in METRICS:
-            text = number(values[name]["mean"], mean_and_spread(values[name]))
-            cells.append(tag("b", text) if values[name]["mean"] == best[name] else text)
-        cells.append([number(values["macs"], count(values["macs"])),
-                      tag("small", ratio(values["macs"], base["macs"]))])  # fmt: skip
-        cells.append(number(values["parameters"], count(values["parameters"])))
-        cells += _published(row)
-        written.append(cells)
-    seeds = {len(metrics[row.key][name].get("seeds", ())) for row in rows for name in METRICS}
-    over = f"over {max(seeds)} seeds" if len(seeds) == 1 and max(seeds) > 1 else "over the seeds"
+    best, base = best_of(metrics, metrics, METRICS), metrics["base"]
+    written: list[list[Content]] = [
+        [
+            [mark(row), full_name(row, heads_of(row, metrics, num_groups))],
+            *accuracy_cells(metrics[row.key], METRICS, best),
+            *cost_cells(metrics[row.key], base),
+            *_published(row),
+        ]
+        for row in rows
+    ]
     intro = (
         "“Confusions” and “co-detections” name what the groups of labels were found in: which "
         "labels score high where another is annotated, or which score high together. "
@@ -104,16 +80,17 @@ def results_section(metrics: Mapping[str, Any], num_groups: int | None) -> list[
         "drawn at random. “Retrained” is the other control: as much training, no heads."
     )
     caption = (
-        f"Accuracies in percent, mean ± standard deviation {over}; the best of a column is bold; "
-        "below the multiply-adds their ratio to the base network. The columns on the right are the "
-        "published ones (6 heads for confusions, 13 for co-detections) on JFT, a private set of "
-        "100 million photographs, 17,000 labels: compare their order with ours, not their values."
+        f"Accuracies in percent, mean ± standard deviation {over_seeds(metrics, list(METRICS))}; "
+        "the best of a column is bold; below the multiply-adds their ratio to the base network. "
+        "The columns on the right are the published ones (6 heads for confusions, 13 for "
+        "co-detections) on JFT, a private set of 100 million photographs, 17,000 labels: compare "
+        "their order with ours, not their values."
     )
     header = ["", *METRICS.values(), "multiply-adds", "parameters",
               "paper: mAP@50", "paper: multiply-adds"]  # fmt: skip
     bars = [
-        tag("figure", figures.row_bars(metrics, name, alt=_bars_alt(metrics, name)))
-        for name in METRICS
+        tag("figure", figures.row_bars(metrics, name, alt=bars_alt(metrics, name, title)))
+        for name, title in METRICS.items()
     ]
     return [
         paragraph(intro),
@@ -136,57 +113,24 @@ def _published(row: Row) -> list[Content]:
     return [tag("span", percent(accuracy), class_="paper"), tag("span", cost, class_="paper")]
 
 
-def _bars_alt(metrics: Mapping[str, Any], name: str) -> str:
-    values = "; ".join(f"{row.short} {percent(metrics[row.key][name]['mean'])}"
-                       for row in ordered(metrics))  # fmt: skip
-    return f"Bars of {METRICS[name]} in percent: {values}."
-
-
 def claims_section(metrics: Mapping[str, Any]) -> list[Content]:
     """The paper's order of rows, statement by statement, beside ours."""
     found = claims(metrics)
     if not found:
         return []
-    written = [
-        [claim.text, points(claim.published), _compared(claim, MAIN),
-         _compared(claim, "map50_per_image")]
-        for claim in found
-    ]  # fmt: skip
     caption = (
         "Differences in points of mAP@50. The paper does not say whether its average precision is "
         "taken per label or per image, so both readings stand here. After ±: the sum of the two "
         "standard deviations; a smaller difference counts as undecided. With a single seed the "
         "spread is unknown, and only the sign of the difference decides."
     )
-    header = ["statement", "paper", "ours, per label", "ours, per image"]
-    return [table(header, written, caption, class_="tabular narrow")]
+    columns = {MAIN: "ours, per label", "map50_per_image": "ours, per image"}
+    return [claims_table(found, columns, caption)]
 
 
-def _compared(claim: Claim, metric: str) -> list[Html]:
-    found, verdict = claim.ours[metric], claim.verdict(metric)
-    text = points(found.mean)
-    if found.spread is not None:
-        text += f"\u00a0±\u00a0{percent(found.spread)}"
-    return [number(found.mean, text), tag("small", verdict, class_=verdict)]
-
-
-def claims_notice(metrics: Mapping[str, Any]) -> Html | None:
+def claims_remark(metrics: Mapping[str, Any]) -> Html | None:
     """A remark at the top if a statement of the paper does not hold here, or if all do."""
-    found = claims(metrics)
-    against = [claim for claim in found if claim.verdict() == "contradicts"]
-    if against:
-        texts = "; ".join(
-            f"{claim.text[0].lower()}{claim.text[1:]} ({points(claim.published)} points of mAP@50 "
-            f"in the paper, {points(claim.ours[MAIN].mean)} here)"
-            for claim in against
-        )
-        title = f"Contradicts the paper in {len(against)} of {len(found)} statements."
-        return notice(title, f"The other way round here: {texts}.", kind="warning")
-    agreed = sum(claim.verdict() == "agrees" for claim in found)
-    if not found or agreed < len(found):
-        return None
-    return notice("Agrees with the paper.", f"All {agreed} comparisons of its table come out in "
-                  "the same order.", kind="good")  # fmt: skip
+    return claims_notice(claims(metrics), "mAP@50")
 
 
 def contrast_section(contrasts: Sequence[Mapping[str, Any]]) -> list[Content]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastheads.report.rows import METRICS
+from fastheads.report.rows import SYSTEMS, System
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Run:
         metrics: row to its metrics (``mean``, ``std``, ``seeds``), ``macs`` and ``parameters``.
         analysis: everything else that is no array.
         arrays: pictures and matrices by name.
+        system: whose rows and metrics these are.
     """
 
     metrics: dict[str, Any]
     analysis: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    system: System
 
     def pictures(self, name: str | None) -> np.ndarray | None:
         """The pictures called ``name``, ``[n, H, W]`` or ``[n, H, W, 3]`` uint8; None for None."""
@@ -53,17 +55,26 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise ValueError(f"folder must be the folder of a finished run, got {folder}")
     metrics = _read_json(folder / "metrics.json")
-    check_rows(metrics, str(folder / "metrics.json"))
-    return Run(metrics, _read_json(folder / "analysis.json"), _read_arrays(folder / "analysis.npz"))
+    analysis = _read_json(folder / "analysis.json")
+    name = analysis.get("system", "augment")
+    if name not in SYSTEMS:
+        known = " or ".join(repr(system) for system in SYSTEMS)
+        raise ValueError(f"'system' in {folder / 'analysis.json'} must be {known}, got {name!r}")
+    check_rows(metrics, str(folder / "metrics.json"), SYSTEMS[name])
+    return Run(metrics, analysis, _read_arrays(folder / "analysis.npz"), SYSTEMS[name])
 
 
-def check_rows(rows: Any, where: str) -> None:
-    """ValueError unless ``rows`` has the shape of ``metrics.json`` with a row ``base``."""
-    if not isinstance(rows, dict) or "base" not in rows:
-        raise ValueError(f"{where} must hold the row 'base' among its rows")
+def check_rows(rows: Any, where: str, system: System) -> None:
+    """ValueError unless ``rows`` has the shape of the system's ``metrics.json``."""
+    if not isinstance(rows, dict) or not rows:
+        raise ValueError(f"{where} must hold rows")
+    if system.needs_base and system.base not in rows:
+        raise ValueError(f"{where} must hold the row {system.base!r} among its rows")
     for key, row in rows.items():
-        for name in METRICS:
+        for name in system.metrics:
             metric = row.get(name) if isinstance(row, dict) else None
+            if metric is None and name not in system.required:
+                continue
             if not isinstance(metric, dict) or not _is_number(metric.get("mean")):
                 raise ValueError(f"{where} must hold {name!r} with its 'mean' in the row {key!r}")
         for name in ("macs", "parameters"):

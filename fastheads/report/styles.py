@@ -76,7 +76,7 @@ thead .r{min-width:3.7rem}
 td.r{white-space:nowrap}
 tbody .l{min-width:9rem}
 tbody tr>.l:first-child{min-width:13rem}
-td small,.paper small{display:block;font-size:.92em;color:var(--muted)}
+tbody small{display:block;text-indent:0;font-size:.92em;color:var(--muted)}
 tbody th:has(.mark){padding-left:2.15rem;text-indent:-1.45em}
 .narrow{max-width:40rem}
 tr>:first-child{position:sticky;left:0;z-index:1;background:var(--surface)}
@@ -92,6 +92,7 @@ td .contradicts{color:var(--warning);font-weight:600}
   background:var(--surface)}
 .card h3{margin:0 0 .1rem}
 .card p{margin:0 0 .6rem}
+.card>p:last-child{margin:.45rem 0 0}
 .sheet{display:flex;flex-wrap:wrap;gap:.3rem;margin:.5rem 0 0}
 .sheet figure{margin:0;width:4rem}
 .sheet figcaption{margin:.1rem 0 0;font-size:.86rem;line-height:1.35;text-align:center;
@@ -108,6 +109,10 @@ td .contradicts{color:var(--warning);font-weight:600}
 .errors dt{color:var(--muted)}
 .errors dd{margin:0;white-space:nowrap}
 .errors .bar{margin-right:.4em}
+.findings{max-width:48rem;margin:0 0 1.2rem;padding-left:1.2rem}
+.findings li{margin:.35rem 0}
+.top{list-style:none;margin:0;padding:0;flex:1 1 9rem;font-size:.92rem}
+.right,.right .label{color:var(--good)}
 details{margin:1rem 0}
 summary{cursor:pointer;font-weight:600}
 dl.terms{max-width:48rem}

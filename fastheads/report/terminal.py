@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastheads.report.rows import METRICS, count, mean_and_spread, ordered, ratio
+from fastheads.report.rows import count, mean_and_spread, ordered, ratio, row_for, system_of
 
 _FULL_WIDTH = 110  # characters; below, the spread goes under its mean
 
@@ -31,20 +31,24 @@ def print_results(
     caption = "percent, mean ± standard deviation over seeds"
     table = Table(caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
     table.add_column("row", min_width=14)
-    names = [name.replace(" per ", "\n") for name in METRICS.values()]
-    for name in (*names, "multiply\nadds", "× base", "para-\nmeters"):
+    system = system_of(metrics)
+    names = [name.replace(" per ", "\n") for name in system.metrics.values()]
+    base = metrics.get(system.base)
+    times = [] if base is None else [f"× {row_for(system.base).short}"]
+    for name in (*names, "multiply\nadds", *times, "para-\nmeters"):
         table.add_column(name, justify="right", no_wrap=True)
-    base = metrics["base"]
     for row in ordered(metrics):
         values = metrics[row.key]
-        accuracies = [mean_and_spread(values[name]) for name in METRICS]
+        accuracies = [
+            mean_and_spread(values[name]) if name in values else "–" for name in system.metrics
+        ]
         if narrow:
             accuracies = [text.replace("\u00a0±", "\n±") for text in accuracies]
         table.add_row(
             Text(row.short),
             *accuracies,
             count(values["macs"]),
-            ratio(values["macs"], base["macs"]),
+            *([] if base is None else [ratio(values["macs"], base["macs"])]),
             count(values["parameters"]),
         )
     console.print(table)

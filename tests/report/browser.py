@@ -14,6 +14,14 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Elements that stick out of the page at the right and cannot be scrolled to inside a table.
+_CUT_OFF = """[...document.querySelectorAll("body *")]
+  .filter(e => !e.closest(".scroll") && e.getBoundingClientRect().right > innerWidth + 1)
+  .map(e => e.tagName + " " + e.textContent.slice(0, 40))"""
+# In screen pixels, with the scale at which a chart is shown.
+_SMALLEST_TEXT = """Math.min(...[...document.querySelectorAll("svg text, p, td, th, figcaption")]
+  .map(e => parseFloat(getComputedStyle(e).fontSize)
+    * (e.ownerSVGElement ? Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b) : 1)))"""
 
 
 def find_browser() -> str | None:
@@ -134,3 +142,23 @@ class Browser:
         sent = (e["params"]["request"]["url"] for e in self.events
                 if e["method"] == "Network.requestWillBeSent")  # fmt: skip
         return [url for url in sent if not url.startswith("data:")]
+
+
+def assert_shows_well(report: Path, folder: Path) -> None:
+    """A page is whole on desktop and phone, light and dark, and asks for nothing else."""
+    with Browser(find_browser() or "") as browser:
+        backgrounds = set()
+        for width in (1280, 390):
+            for scheme in ("light", "dark"):
+                browser.open(report, width, scheme)
+                assert browser.complaints() == []
+                assert browser.requests() == [report.resolve().as_uri()]
+                assert browser.evaluate("document.documentElement.scrollWidth") == width
+                assert browser.evaluate(_CUT_OFF) == []
+                assert browser.evaluate(_SMALLEST_TEXT) >= 9
+                style = "getComputedStyle(document.body)"
+                backgrounds.add((scheme, browser.evaluate(f"{style}.backgroundColor")))
+                picture = folder / f"{width}_{scheme}.png"
+                browser.screenshot(picture)
+                assert picture.stat().st_size > 100_000
+        assert len({color for _, color in backgrounds}) == len(backgrounds) == 2

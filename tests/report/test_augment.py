@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastheads.report.augment import write_report
+from fastheads.report import write_report
 
-from .browser import Browser, find_browser
+from .browser import Browser, assert_shows_well, find_browser
 from .conftest import GROUPS, METRICS, ROW_MEANS, make_analysis, make_rows, save_run
 from .html_reader import Reader
 
@@ -201,22 +201,7 @@ def test_an_incomplete_analysis_is_one_sentence(tmp_path: Path, key: str, value:
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium on the path")
 def test_in_a_browser(report: Path, tmp_path: Path) -> None:
-    with Browser(find_browser() or "") as browser:
-        backgrounds = set()
-        for width in (1280, 390):
-            for scheme in ("light", "dark"):
-                browser.open(report, width, scheme)
-                assert browser.complaints() == []
-                assert browser.requests() == [report.resolve().as_uri()]
-                assert browser.evaluate("document.documentElement.scrollWidth") == width
-                assert browser.evaluate(_CUT_OFF) == []
-                assert browser.evaluate(_SMALLEST_TEXT) >= 9
-                style = "getComputedStyle(document.body)"
-                backgrounds.add((scheme, browser.evaluate(f"{style}.backgroundColor")))
-                picture = tmp_path / f"{width}_{scheme}.png"
-                browser.screenshot(picture)
-                assert picture.stat().st_size > 100_000
-        assert len({color for _, color in backgrounds}) == len(backgrounds) == 2
+    assert_shows_well(report, tmp_path)
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium on the path")
@@ -232,13 +217,3 @@ def test_the_browser_check_sees_what_is_wrong(report: Path, tmp_path: Path) -> N
         browser.open(copy, 390)
         assert len(browser.complaints()) >= 2 and len(browser.requests()) == 2
         assert browser.evaluate("document.documentElement.scrollWidth") >= 1500
-
-
-# Elements that stick out of the page at the right and cannot be scrolled to inside a table.
-_CUT_OFF = """[...document.querySelectorAll("body *")]
-  .filter(e => !e.closest(".scroll") && e.getBoundingClientRect().right > innerWidth + 1)
-  .map(e => e.tagName + " " + e.textContent.slice(0, 40))"""
-# In screen pixels, with the scale at which a chart is shown.
-_SMALLEST_TEXT = """Math.min(...[...document.querySelectorAll("svg text, p, td, th, figcaption")]
-  .map(e => parseFloat(getComputedStyle(e).fontSize)
-    * (e.ownerSVGElement ? Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b) : 1)))"""

@@ -7,11 +7,15 @@ import matplotlib
 import numpy as np
 import pytest
 
-from fastheads.report import figures
+from fastheads.report import concentrate_figures, figures
 
+from . import concentrate_run
 from .conftest import make_analysis, make_rows
 
 ANALYSIS, ARRAYS = make_analysis()
+STUDENTS = concentrate_run.make_rows()
+PACED = [curve for curve in concentrate_run.make_analysis()[0]["curves"]
+         if curve["row"] in ("paced", "paced_label")]  # fmt: skip
 CHARTS = {
     "bars": lambda: figures.row_bars(make_rows(), "top1", alt="a <b>"),
     "spectrum": lambda: figures.spectrum(ANALYSIS["eigenvalues"], 8, alt="a <b>"),
@@ -25,7 +29,19 @@ CHARTS = {
     "contrast": lambda: figures.contrast(ANALYSIS["contrast"], "top1", None, alt="a <b>"),
     "gain": lambda: figures.contrast(ANALYSIS["contrast"], "top1", "retrained", alt="a <b>"),
     "curves": lambda: figures.training_curves(ANALYSIS["curves"], alt="a <b>"),
-}
+    "verticals": lambda: concentrate_figures.by_vertical(
+        ["a", "漢字 $x$"], {"fc_fc": [1.0, None], "paced": [2.0, 3.0]}, {"paced": [0.1, None]}, 1.0,
+        alt="a <b>"
+    ),
+    "numbered": lambda: concentrate_figures.numbered_curves(
+        PACED, {"paced": 4, "paced_label": 5}, alt="a <b>"
+    ),
+    "shares": lambda: concentrate_figures.generic_shares(
+        [0, 0.5, 1], [STUDENTS[key]["mpvap"] for key in ("fc_sc", "found", "fc_fc")],
+        [0.329, None, 0.315], alt="a <b>"
+    ),
+    "size": lambda: concentrate_figures.size_and_accuracy(STUDENTS, "mpvap", alt="a <b>"),
+}  # fmt: skip
 
 
 def texts(svg: str) -> list[str]:
@@ -97,3 +113,23 @@ def test_conditional_names_each_number_of_groups_once_a_line() -> None:
 def test_curves_are_linear_when_a_loss_is_not_positive() -> None:
     curves = [{"row": "base", "seed": 0, "step": [0, 1, 2], "loss": [1.0, 0.5, 0.0]}]
     assert "training step" in texts(figures.training_curves(curves, alt=""))
+
+
+def test_numbers_stand_at_the_ends_of_the_curves() -> None:
+    shown = texts(CHARTS["numbered"]())
+    assert shown.count("(4)") == shown.count("(5)") == 1
+    lost = [{"row": "paced", "seed": 0, "step": [0, 1, 2], "loss": [1.0, None, None]}]
+    drawn = concentrate_figures.numbered_curves(lost, {"paced": 4}, alt="")
+    assert "(4)" not in texts(drawn)  # the line ends where there is no number
+
+
+def test_enlarged_curves_start_later_on_a_linear_axis() -> None:
+    late = concentrate_figures.numbered_curves(PACED, {"paced": 4, "paced_label": 5}, 0.5, alt="")
+    assert "0" not in texts(late) and "4000" in texts(late)
+    assert "0.1" not in texts(late)
+
+
+def test_verticals_are_named_and_rows_keep_their_colour() -> None:
+    svg = CHARTS["verticals"]()
+    assert {"a", "漢字 $x$"} <= set(texts(svg))
+    assert "var(--row-paced)" in svg and "var(--row-fc_fc)" in svg

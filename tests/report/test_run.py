@@ -6,7 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastheads.report.rows import CONCENTRATE
 from fastheads.report.run import read_run
+
+from . import concentrate_run
+from .conftest import save_run
 
 
 def test_reads_everything(run_folder: Path) -> None:
@@ -64,4 +68,27 @@ def test_rejects_objects_and_pictures_of_other_shapes(run_folder: Path) -> None:
         run.pictures("sheet_1")
     np.savez(run_folder / "analysis.npz", sheet_0=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match=r"analysis.npz must be a readable .npz"):
+        read_run(run_folder)
+
+
+def test_rows_of_knowledge_concentration_need_mpvap_alone(tmp_path: Path) -> None:
+    folder = save_run(tmp_path / "run", concentrate_run.make_rows(), {"system": "concentrate"}, {})
+    assert read_run(folder).system is CONCENTRATE
+    rows = json.loads((folder / "metrics.json").read_text())
+    for name in ("mpvap_per_label", "top1", "top5"):
+        del rows["specialists"][name]
+    (folder / "metrics.json").write_text(json.dumps({"specialists": rows["specialists"]}))
+    assert list(read_run(folder).metrics) == ["specialists"]
+    del rows["specialists"]["mpvap"]
+    (folder / "metrics.json").write_text(json.dumps({"specialists": rows["specialists"]}))
+    with pytest.raises(ValueError, match="must hold 'mpvap' with its 'mean' in the row 'special"):
+        read_run(folder)
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"metrics.json must hold rows"):
+        read_run(folder)
+
+
+def test_rejects_an_unknown_system(run_folder: Path) -> None:
+    (run_folder / "analysis.json").write_text('{"system": "other"}')
+    with pytest.raises(ValueError, match="must be 'augment' or 'concentrate', got 'other'"):
         read_run(run_folder)

@@ -8,13 +8,14 @@ from rich.console import Console
 
 from fastheads.report.terminal import print_results
 
+from . import concentrate_run
 from .conftest import METRICS, make_rows
 
 
-def printed(width: int) -> str:
+def printed(width: int, rows: dict | None = None) -> str:
     out = io.StringIO()
     path = Path("runs") / ("a long name " * 12) / "report.html"
-    print_results(make_rows(), path, Console(file=out, width=width))
+    print_results(rows or make_rows(), path, Console(file=out, width=width))
     assert out.getvalue().splitlines()[-1] == str(path)  # whole, whatever the width
     return out.getvalue()
 
@@ -34,3 +35,20 @@ def test_every_number_is_there_at_any_width(width: int) -> None:
 def test_one_line_a_row_where_there_is_room() -> None:
     lines = [line for line in printed(120).splitlines() if "randomized co-detections" in line]
     assert len(lines) == 1 and "641 k" in lines[0] and "1.031×" in lines[0]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_students_and_specialists_at_any_width(width: int) -> None:
+    rows = concentrate_run.make_rows()
+    del rows["specialists"]["top1"], rows["specialists"]["top5"]
+    text = printed(width, rows)
+    for row in rows.values():
+        for name in ("mpvap", "mpvap_per_label", "top1", "top5"):
+            assert name not in row or f"{100 * row[name]['mean']:.2f}" in text
+        assert f"{row['macs'] / rows['generalist']['macs']:.3f}×" in text
+    assert "…" not in text and "5.84 M" in text
+
+
+def test_without_a_generalist_there_is_no_ratio() -> None:
+    text = printed(120, concentrate_run.make_rows({"fc_sc": 0.3}))
+    assert "FC-SC + D" in text and "×" not in text
