@@ -31,13 +31,17 @@ try:
 except PackageNotFoundError:  # a source tree that was built but not installed
     __version__ = "0.1.0"
 
-__all__ = ["__version__", "nn", "ops"]  # and augment, see __getattr__
+__all__ = ["__version__", "nn", "ops"]  # and augment, concentrate: see __getattr__
 
 
 def __getattr__(name: str) -> object:
-    # Here, because it needs the extra `fastheads[pipelines]`, which `import fastheads` does not.
+    # Here, because they need the extra `fastheads[pipelines]`, which `import fastheads` does not.
     if name == "augment":
         from fastheads.pipelines.own_network import augment
 
         return augment
+    if name == "concentrate":
+        from fastheads.pipelines.own_students import concentrate
+
+        return concentrate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,6 +22,15 @@ FULL: dict[str, Any] = {
     "second_round": True,
     "fine_tune_epochs": 2,
 }
+# The short run: what must be seen at least, on two cores in minutes.
+QUICK: dict[str, Any] = {
+    "seeds": [0],
+    "students.rows": ["generalist", "fc_fc", "fc_sc", "paced"],
+    "trunk.training.epochs": 3,
+    "teachers.training.epochs": 5,
+    "teachers.min_steps": 150,
+}
+PRESETS = {"augment": ("--full", FULL), "concentrate": ("--quick", QUICK)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args[:1] == ["bench"]:  # a benchmark has flags of its own
             return _bench(args[1:])
-        parser = _parser(full="--full" in args)
+        parser = _parser(args)
         options = parser.parse_args(args)
         command = options.subcommand
         return COMMANDS[command][2](parser.instantiate(options)[command])
@@ -46,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser(full: bool) -> ArgumentParser:
+def _parser(args: Sequence[str]) -> ArgumentParser:
     import fastheads
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -60,8 +69,8 @@ def _parser(full: bool) -> ArgumentParser:
     for name, (description, add, _) in COMMANDS.items():
         sub = ArgumentParser(description=description, exit_on_error=False)
         add(sub)
-        if name == "augment" and full:
-            sub.set_defaults(FULL)
+        if (preset := PRESETS.get(name)) is not None and preset[0] in args:
+            sub.set_defaults(preset[1])
         commands.add_subcommand(name, sub, help=description)
     bench = ArgumentParser(description="Measure an operator or a system against its peers.")
     commands.add_subcommand("bench", bench, help=bench.description)
@@ -102,19 +111,47 @@ def _augment(options: Namespace) -> int:
     return 0
 
 
+def _add_concentrate(parser: ArgumentParser) -> None:
+    from fastheads.pipelines.concentrate import ConcentrateConfig
+
+    parser.add_argument("--config", action="config", help="settings in YAML; flags override them")
+    parser.add_argument(
+        "--quick", action="store_true", help="the short run: one seed, the four main rows"
+    )
+    parser.add_class_arguments(ConcentrateConfig)
+
+
+def _concentrate(options: Namespace) -> int:
+    from fastheads.pipelines.concentrate import ConcentrateConfig, concentrate_run
+
+    concentrate_run(ConcentrateConfig(**_fields(options)))
+    return 0
+
+
 def _add_predict(parser: ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
-    parser.add_argument("--top", type=int, default=5, help="labels an image")
+    parser.add_argument("--top", type=int, default=5, help="labels an image, or a vertical")
+    parser.add_argument(
+        "--per_vertical",
+        action="store_true",
+        help="the best labels of each vertical, of a student that concentrate trained",
+    )
     ink = "gray pictures: light on dark, dark on light, or by the border"
     parser.add_argument("--ink", default="auto", choices=["auto", "light", "dark"], help=ink)
 
 
 def _predict(options: Namespace) -> int:
-    from fastheads.pipelines.predict import predict
+    from fastheads.pipelines.predict import predict, predict_verticals
 
-    found = predict(options.images, options.run, options.top, options.ink)
-    for path, labels in found.items():
+    chosen = options.images, options.run, options.top, options.ink
+    if options.per_vertical:
+        for path, verticals in predict_verticals(*chosen).items():
+            print(path)
+            for vertical, labels in verticals.items():
+                print(f"  {vertical}: " + ", ".join(f"{name} {p:.4f}" for name, p in labels))
+        return 0
+    for path, labels in predict(*chosen).items():
         print(path)
         for name, score in labels:
             print(f"  {score:8.4f}  {name}")
@@ -167,7 +204,7 @@ def _bench(args: list[str]) -> int:
 
 def _fields(options: Namespace) -> dict[str, Any]:
     """The fields of a configuration among a sub-command's options."""
-    others = ("config", "full", "__default_config__")
+    others = ("config", "full", "quick", "__default_config__")
     return {name: value for name, value in vars(options).items() if name not in others}
 
 
@@ -178,6 +215,12 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
         "compare with controls, and write a report.",
         _add_augment,
         _augment,
+    ),
+    "concentrate": (
+        "Concentrate specialists, one a group of labels, into one student that knows every label, "
+        "compare with controls, and write a report.",
+        _add_concentrate,
+        _concentrate,
     ),
     "predict": ("Print the best labels of images.", _add_predict, _predict),
     "data": ("Load or draw a data set; say what is in it.", _add_data, _data),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from fastheads.cli import FULL, main
+from fastheads.cli import PRESETS, main
 
 TINY = """
 data: {limit_labels: 60}
@@ -48,7 +48,9 @@ def fails(capsys, *args):
         ("train", ["--trunk.epochs", "--passes", "augmented copies of each training picture"]),
         ("augment", ["--heads.num_groups", "None lets the eigengap", "Peak learning rate", "--full",
                      "keep only glyphs of these scripts", "--seeds"]),
-        ("predict", ["image files", "--top TOP", "folder of a finished run", "--ink"]),
+        ("concentrate", ["--quick", "--teachers.top_k", "--verticals.source", "--students.rows",
+                         "specialists and the student's head are made for", "Inception-V2"]),
+        ("predict", ["--per_vertical", "image files", "--top TOP", "finished run", "--ink"]),
         ("data", ["--sheet", "a table of image paths", "height and width of the pictures"]),
         ("report", ["folder of a finished run"]),
         ("bench", ["clustering", "topk_confusion"]),
@@ -65,10 +67,11 @@ def test_help_explains(capsys, command, explained):
         assert text in out
 
 
-def test_every_setting_is_explained(capsys):
+@pytest.mark.parametrize("command", ["augment", "concentrate"])
+def test_every_setting_is_explained(capsys, command):
     """Of each flag the help says something beyond its type."""
     with pytest.raises(SystemExit):
-        main(["augment", "--help"])
+        main([command, "--help"])
     out = capsys.readouterr().out
     assert len(re.findall(r"^  --", out, re.M)) > 80
     bare = [
@@ -83,7 +86,7 @@ def test_commands_are_listed(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    for command in ("train", "augment", "predict", "data", "report", "bench"):
+    for command in ("train", "augment", "concentrate", "predict", "data", "report", "bench"):
         assert re.search(rf"^    {command} ", out, re.M)
 
 
@@ -150,13 +153,15 @@ def test_data_and_contact_sheet(capsys, tmp_path):
     assert list(tmp_path.glob("sheet*")) == [sheet]
 
 
-def test_full_run_is_a_set_of_defaults(capsys):
+@pytest.mark.parametrize("command", PRESETS)
+def test_full_and_quick_runs_are_sets_of_defaults(capsys, command):
+    flag, preset = PRESETS[command]
     with pytest.raises(SystemExit) as stop:
-        main(["augment", "--full", "--seeds", "[7]", "--print_config"])
+        main([command, flag, "--seeds", "[7]", "--print_config"])
     assert stop.value.code == 0
     settings = yaml.safe_load(capsys.readouterr().out)
-    assert settings["seeds"] == [7]  # a flag wins over --full
-    for name, value in FULL.items():
+    assert settings["seeds"] == [7]  # a flag wins over the preset
+    for name, value in preset.items():
         found = settings
         for part in name.split("."):
             found = found[part]

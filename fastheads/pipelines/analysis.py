@@ -19,8 +19,7 @@ from fastheads.models import AugmentedNetwork, Tap
 from fastheads.nn import AugmentedClassifier, ConditionalClassifier
 from fastheads.pipelines.heads import score_batches
 from fastheads.pipelines.rows import SeedRows
-from fastheads.pipelines.run_folder import environment, write_json
-from fastheads.training.checkpoint import write_whole
+from fastheads.pipelines.run_folder import environment, write_arrays, write_json
 
 EXAMPLES = 40  # labels shown of each group
 REPAIRED = 3  # confusions shown of each group
@@ -90,7 +89,7 @@ def analyse(
         "contrast": contrast,
         "curves": [curve for rows in seeds.values() for curve in rows.curves],
     }
-    write_whole(folder / "analysis.npz", lambda partial: _write_arrays(partial, arrays))
+    write_arrays(folder / "analysis.npz", arrays)
     write_json(folder / "analysis.json", content)
 
 
@@ -240,8 +239,3 @@ def _conditional_latency(
         first.base.classifier, top, row["groups"], settings.get("heads.loss") == "softmax"
     ).eval()
     return measure_latency(lambda x: conditional(*tap(x)), inputs)
-
-
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with open(path, "wb") as file:  # a file, because numpy would add .npz to a name
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ Warde-Farley, Rabinovich, Anguelov, "Self-informed neural network structure lear
 from __future__ import annotations
 
 import copy
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,12 +24,17 @@ from fastheads.pipelines.frozen import BATCH, Frozen, channels_last
 from fastheads.pipelines.heads import HeadsConfig
 from fastheads.pipelines.network_file import CLASSIFIER, FEATURE_LAYER, save_network
 from fastheads.pipelines.rows import SeedRows, grow_rows
-from fastheads.pipelines.run_folder import mean_and_std, write_config, write_json
+from fastheads.pipelines.run_folder import (
+    fingerprint,
+    flat,
+    mean_and_std,
+    total_durations,
+    write_config,
+    write_json,
+)
 from fastheads.pipelines.train import (
     TrainBaseConfig,
-    fingerprint,
     freeze_trunk,
-    image_shape,
     train_top,
     train_trunk,
     with_hidden,
@@ -122,7 +126,7 @@ def augment_run(config: AugmentConfig) -> AugmentResult:
     network, rows = trained[config.seeds[0]]
     augmented = AugmentedNetwork(Tap(network, FEATURE_LAYER, CLASSIFIER), rows.tops["confusions"])
     save_network(
-        folder, augmented.eval(), data.label_space, image_shape(data), config.base,
+        folder, augmented.eval(), data.label_space, data.image_shape, config.base,
         config.augmentation,
     )  # fmt: skip
     metrics, report = conclude(
@@ -159,9 +163,9 @@ def conclude(
         [{"bottleneck": width, "rows": summarise(each)} for width, each in contrast.items()],
         tap,
         normalize,
-        settings=_flat(json.loads(json.dumps(settings, default=str))),
+        settings=flat(settings),
         command=command,
-        durations=_total(durations),
+        durations=total_durations(durations),
     )
     write_json(folder / "metrics.json", metrics)
     report = write_report(folder)
@@ -199,7 +203,7 @@ def _grow(
     if bottleneck is not None:
         hidden, name = (*hidden[:-1], bottleneck), f"bottleneck {bottleneck} "
     torch.manual_seed(seed)
-    network = BaseNetwork(image_shape(data), data.num_labels, replace(config.base, hidden=hidden))
+    network = BaseNetwork(data.image_shape, data.num_labels, replace(config.base, hidden=hidden))
     network.trunk = trunk_network.trunk
     seconds = train_top(network, features, config.top, config.output_dir, seed, f"{name}base")
     stages.durations.append({"stage": f"{name}base", "seconds": seconds})
@@ -260,22 +264,3 @@ def _beside(
     """The contrast with the main bottleneck in it, by width; empty if there is nothing beside."""
     others = {width: each for width, each in contrast.items() if each and width != bottleneck}
     return dict(sorted({bottleneck: rows, **others}.items())) if others else {}
-
-
-def _total(durations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Seconds by stage, added up over seeds."""
-    total: dict[str, float] = {}
-    for each in durations:
-        stage = each["stage"].split(", seed")[0]
-        total[stage] = total.get(stage, 0) + each["seconds"]
-    return [{"stage": stage, "seconds": seconds} for stage, seconds in total.items()]
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

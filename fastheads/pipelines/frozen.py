@@ -166,6 +166,15 @@ def augmented_batches(
             yield channels_last(augmentation(images, generator)), targets
 
 
+def picture_batches(
+    data: Any, normalize: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[Tensor, SparseTargets]]:
+    """Pictures as they are, normalised, and their labels, batch by batch."""
+    for start in range(0, len(data), BATCH):
+        images, targets = data.__getitems__(list(range(start, min(start + BATCH, len(data)))))
+        yield channels_last(normalize(images)), targets
+
+
 def channels_last(images: Tensor) -> Tensor:
     """The memory format in which convolutions are fastest."""
     return images.contiguous(memory_format=torch.channels_last)

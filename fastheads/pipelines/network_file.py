@@ -13,6 +13,7 @@ from fastheads.data import Augmentation, Normalize
 from fastheads.labels import Grouping, LabelSpace
 from fastheads.models import AugmentedNetwork, BaseConfig, BaseNetwork, Tap
 from fastheads.nn import AugmentedClassifier, GroupHeads
+from fastheads.pipelines.student_file import described_student
 from fastheads.training import load_weights, save_weights
 from fastheads.training.checkpoint import write_whole
 
@@ -40,9 +41,7 @@ def save_network(
     heads = network.top.heads if isinstance(network, AugmentedNetwork) else []
     description = {
         "augmented": isinstance(network, AugmentedNetwork),
-        "image_shape": list(image_shape),
         "base": asdict(base),
-        "normalize": asdict(augmentation.normalize),
         "rounds": [
             {
                 "group_of": each.grouping.group_of.tolist(),
@@ -53,11 +52,22 @@ def save_network(
             for each in heads
         ],
     }
+    write_network(folder, network, label_space, image_shape, augmentation.normalize, description)
+
+
+def write_network(
+    folder: Path,
+    network: nn.Module,
+    label_space: LabelSpace,
+    image_shape: tuple[int, ...],
+    normalize: Normalize,
+    description: dict[str, Any],
+) -> None:
+    """Writes the three files of a network that ``description`` says how to build."""
+    whole = {"image_shape": list(image_shape), "normalize": asdict(normalize), **description}
     save_weights(network, folder / "model.safetensors")
     write_whole(folder / "labels.json", label_space.save)
-    write_whole(
-        folder / "network.json", lambda partial: partial.write_text(json.dumps(description))
-    )
+    write_whole(folder / "network.json", lambda partial: partial.write_text(json.dumps(whole)))
 
 
 def load_network(folder: Path) -> tuple[nn.Module, LabelSpace, tuple[int, ...], Normalize]:
@@ -75,21 +85,31 @@ def load_network(folder: Path) -> tuple[nn.Module, LabelSpace, tuple[int, ...], 
     stored: dict[str, Any] = json.loads((folder / "network.json").read_text())
     label_space = LabelSpace.load(folder / "labels.json")
     image_shape = tuple(stored["image_shape"])
-    base = BaseConfig(*(tuple(stored["base"][key]) for key in ("channels", "hidden")))
-    network: nn.Module = BaseNetwork(image_shape, len(label_space), base)
-    if stored["augmented"]:
-        assert isinstance(network, BaseNetwork)
-        rounds = [
-            GroupHeads(
-                network.feature_shape,
-                Grouping(each["group_of"], tuple(each["names"])),
-                each["widths"],
-                each["conv_channels"],
-            )
-            for each in stored["rounds"]
-        ]
-        tap = Tap(network, FEATURE_LAYER, CLASSIFIER)
-        network = AugmentedNetwork(tap, AugmentedClassifier(network.classifier, rounds))
+    network: nn.Module
+    if "student" in stored:
+        network = described_student(stored["student"], image_shape)
+    else:
+        network = _described_base(stored, image_shape, len(label_space))
     load_weights(network, folder / "model.safetensors")
     normalize = Normalize(*(tuple(stored["normalize"][key]) for key in ("mean", "std")))
     return network.eval(), label_space, image_shape, normalize
+
+
+def _described_base(
+    stored: dict[str, Any], image_shape: tuple[int, ...], num_labels: int
+) -> nn.Module:
+    base = BaseConfig(*(tuple(stored["base"][key]) for key in ("channels", "hidden")))
+    network = BaseNetwork(image_shape, num_labels, base)
+    if not stored["augmented"]:
+        return network
+    rounds = [
+        GroupHeads(
+            network.feature_shape,
+            Grouping(each["group_of"], tuple(each["names"])),
+            each["widths"],
+            each["conv_channels"],
+        )
+        for each in stored["rounds"]
+    ]
+    tap = Tap(network, FEATURE_LAYER, CLASSIFIER)
+    return AugmentedNetwork(tap, AugmentedClassifier(network.classifier, rounds))

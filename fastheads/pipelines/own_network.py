@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastheads.data import Augmentation, Data
 from fastheads.metrics import count_macs, count_parameters
@@ -20,6 +18,7 @@ from fastheads.pipelines.augment import AugmentResult, conclude
 from fastheads.pipelines.frozen import Frozen, extract
 from fastheads.pipelines.heads import HeadsConfig
 from fastheads.pipelines.rows import grow_rows
+from fastheads.pipelines.run_folder import digest
 from fastheads.training import Stages, TrainConfig, save_weights
 
 
@@ -78,8 +77,8 @@ def augment(
         )
     settings = {
         "model": type(model).__name__,
-        "weights": _digest(model.state_dict().values()),
-        "data": _digest(
+        "weights": digest(model.state_dict().values()),
+        "data": digest(
             tensor
             for part in (data.train, data.holdout, data.test)
             for tensor in (part.targets.indices, part.targets.offsets)
@@ -123,11 +122,3 @@ def augment(
         durations=stages.durations,
     )
     return AugmentResult(network, metrics, report)
-
-
-def _digest(tensors: Iterable[Tensor]) -> str:
-    """Tells apart two networks, or two data sets, that are described alike."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from fastheads.data.files import decode
+from fastheads.models import HeadedNetwork
+from fastheads.nn import topk_logits
 from fastheads.ops import topk_indices
 from fastheads.pipelines.network_file import load_network
 
@@ -43,6 +46,38 @@ def predict(
         Path(path): [(label_space.names[label], float(row[label])) for label in labels]
         for path, row, labels in zip(images, scores, best.tolist(), strict=True)
     }
+
+
+@torch.no_grad()
+def predict_verticals(
+    images: Sequence[Path], run: Path, top: int = 5, ink: Ink = "auto"
+) -> dict[Path, dict[str, list[tuple[str, float]]]]:
+    """The best labels of each vertical for each image, the most certain vertical first.
+
+    Arguments and errors are those of :func:`predict`; the run must have trained a student over
+    verticals, and a vertical of fewer than ``top`` labels gives all it has.
+    """
+    network, label_space, image_shape, normalize = load_network(run)
+    if not isinstance(network, HeadedNetwork):
+        raise ValueError(f"run must have a student over verticals, got {run} without verticals")
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    verticals = json.loads((run / "network.json").read_text())["student"]["names"]
+    batch = torch.stack([read_image(Path(path), image_shape, ink) for path in images])
+    features = network.features(normalize(batch))
+    logits, labels = topk_logits(network.head, features, top, per_group=True)
+    found: dict[Path, dict[str, list[tuple[str, float]]]] = {}
+    for path, rows, scores in zip(images, labels.tolist(), logits.sigmoid(), strict=True):
+        order = scores[:, 0].argsort(descending=True, stable=True).tolist()
+        found[Path(path)] = {
+            verticals[g]: [
+                (label_space.names[label], float(score))
+                for label, score in zip(rows[g], scores[g], strict=True)
+                if label >= 0
+            ]
+            for g in order
+        }
+    return found
 
 
 def read_image(path: Path, image_shape: tuple[int, ...], ink: Ink) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from torch import Tensor
 
 import fastheads
 from fastheads.training.checkpoint import write_whole
+from fastheads.training.config import FREE_SETTINGS
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -22,11 +26,62 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, lambda partial: partial.write_text(text))
 
 
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    def write(partial: Path) -> None:
+        with open(partial, "wb") as file:  # a file, because numpy would add .npz to a name
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    write_whole(path, write)
+
+
 def write_config(folder: Path, config: Any) -> None:
     """Writes ``config.yaml``, which ``--config`` reads."""
     plain = json.loads(json.dumps(asdict(config), default=_plain))
     text = yaml.safe_dump(plain, sort_keys=False)
     write_whole(folder / "config.yaml", lambda partial: partial.write_text(text))
+
+
+def fingerprint(config: Any) -> dict[str, Any]:
+    """What the results of a run with ``output_dir`` and ``data`` among its settings depend on."""
+    settings = asdict(config)
+    del settings["output_dir"], settings["data"]["cache_dir"]
+
+    def without_speed(part: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: without_speed(value) if isinstance(value, dict) else value
+            for name, value in part.items()
+            if name not in (*FREE_SETTINGS, "processes")
+        }
+
+    return without_speed(settings)
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """Tells apart two networks, or two data sets, that are described alike."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings within settings under names with dots, as JSON values."""
+    plain: dict[str, Any] = {}
+    for key, value in json.loads(json.dumps(settings, default=_plain)).items():
+        if isinstance(value, dict):
+            plain |= flat(value, f"{prefix}{key}.")
+        else:
+            plain[prefix + key] = value
+    return plain
+
+
+def total_durations(durations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Seconds by stage, added up over seeds."""
+    total: dict[str, float] = {}
+    for each in durations:
+        stage = each["stage"].split(", seed")[0]
+        total[stage] = total.get(stage, 0) + each["seconds"]
+    return [{"stage": stage, "seconds": seconds} for stage, seconds in total.items()]
 
 
 def environment() -> dict[str, Any]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from fastheads.data import Augmentation, Data, DataConfig, load_data
-from fastheads.losses import sigmoid_cross_entropy, softmax_cross_entropy
+from fastheads.losses import sigmoid_cross_entropy
 from fastheads.metrics import count_macs, count_parameters
 from fastheads.models import BaseConfig, BaseNetwork
-from fastheads.nn import AugmentedClassifier, Standardize, relu_stack
-from fastheads.pipelines.frozen import Frozen, FrozenRows, OnFrozen, channels_last, extract
+from fastheads.nn import AugmentedClassifier, Standardize
+from fastheads.pipelines.frozen import Frozen, FrozenRows, OnFrozen, extract
 from fastheads.pipelines.heads import measure
 from fastheads.pipelines.network_file import save_network
-from fastheads.pipelines.run_folder import write_config, write_json
+from fastheads.pipelines.run_folder import fingerprint, write_config, write_json
+from fastheads.pipelines.trunk import fit_trunk
 from fastheads.training import Stages, TrainConfig, fit
-from fastheads.training.config import FREE_SETTINGS
 
 SPLITS = ("train", "holdout", "test")
 
@@ -94,26 +92,10 @@ def train(config: TrainBaseConfig) -> TrainBaseResult:
     metrics["macs"] = count_macs(network, config.augmentation.normalize(images))
     metrics["parameters"] = count_parameters(network)
     save_network(
-        folder, network, data.label_space, image_shape(data), config.base, config.augmentation
+        folder, network, data.label_space, data.image_shape, config.base, config.augmentation
     )
     write_json(folder / "metrics.json", {"base": metrics})
     return TrainBaseResult(network, metrics)
-
-
-def fingerprint(config: TrainBaseConfig) -> dict:
-    """What the results of a run depend on."""
-    settings = asdict(config)
-    del settings["output_dir"], settings["data"]["cache_dir"]
-    for part in settings.values():
-        if isinstance(part, dict):
-            for name in FREE_SETTINGS:  # speed, not outcome: a run may go on under others
-                part.pop(name, None)
-    return settings
-
-
-def image_shape(data: Data) -> tuple[int, ...]:
-    images, _ = data.train.__getitems__([0])
-    return tuple(images.shape[1:])
 
 
 def train_trunk(
@@ -121,23 +103,11 @@ def train_trunk(
 ) -> BaseNetwork:
     """A base network whose trunk is trained and whose other layers are new."""
     torch.manual_seed(seed)
-    network = BaseNetwork(image_shape(data), data.num_labels, config.base)
-    features = math.prod(network.feature_shape)
-    classifier = nn.Linear(config.trunk_width, data.num_labels)
-    scaffold = nn.Sequential(
-        network.trunk, nn.Flatten(), *relu_stack(features, [config.trunk_width]), classifier
+    network = BaseNetwork(data.image_shape, data.num_labels, config.base)
+    seconds = fit_trunk(
+        network.trunk, data, config.trunk_width, config.trunk, config.augmentation, folder, seed
     )
-    result = fit(
-        scaffold,
-        data.train,
-        softmax_cross_entropy,
-        replace(config.trunk, seed=seed),
-        folder=folder / "training" / f"trunk seed {seed}",
-        augment=lambda images, generator: channels_last(config.augmentation(images, generator)),
-        name="trunk",
-    )
-    scaffold.cpu()
-    stages.durations.append({"stage": "training the trunk", "seconds": result.seconds})
+    stages.durations.append({"stage": "training the trunk", "seconds": seconds})
     return network
 
 

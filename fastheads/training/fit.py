@@ -23,6 +23,7 @@ from fastheads.training.optimizer import build_optimizer, polyak_average
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Loss = Callable[[Any, SparseTargets], Tensor]
 Validate = Callable[[nn.Module], dict[str, float]]
+Watch = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def fit(
     validate: Validate | None = None,
     parameters: Iterable[Any] | None = None,
     frozen: Sequence[nn.Module] = (),
+    watch: Watch | None = None,
     name: str = "training",
     quiet: bool = False,
 ) -> FitResult:
@@ -91,6 +93,7 @@ def fit(
         validate: ``validate(model)`` after each epoch, in eval mode without gradients.
         parameters: tensors or parameter groups to train; all that require gradients if None.
         frozen: modules inside ``model`` that stay in eval mode (batch norm statistics).
+        watch: ``watch(step, loss)`` at each point of the curve.
         name: shown with the progress.
         quiet: shows nothing.
 
@@ -203,6 +206,8 @@ def fit(
                 run.curve.append({"step": run.step, **point})
                 log.write(run.step, point)
                 log.show(run.step, point)
+                if watch is not None:
+                    watch(run.step, mean)
                 now = fabric.broadcast(time.monotonic())
                 if now - saved > config.checkpoint_seconds and not end_of_epoch:
                     checkpoint(feed.state_dict())

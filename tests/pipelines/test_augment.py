@@ -15,7 +15,7 @@ from fastheads.models import BaseNetwork
 from fastheads.nn import AugmentedClassifier
 from fastheads.pipelines.augment import AugmentConfig, augment_run
 from fastheads.pipelines.network_file import load_network
-from fastheads.pipelines.train import fingerprint
+from fastheads.pipelines.run_folder import fingerprint
 from fastheads.training import TrainConfig
 from fastheads.training.checkpoint import load
 

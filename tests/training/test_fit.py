@@ -203,6 +203,13 @@ def test_logs(tmp_path):
     assert any(file.name.startswith("events") for file in (tmp_path / "log").iterdir())
 
 
+def test_watch_sees_every_point_of_the_curve(tmp_path):
+    seen = []
+    _, result = run(tmp_path, PLAIN, watch=lambda step, loss: seen.append((step, loss)))
+    assert seen == [(point["step"], point["loss"]) for point in result.curve]
+    assert seen[-1][0] == result.steps
+
+
 def test_lines_without_a_terminal(tmp_path, capsys):
     fit(linear(), Blobs(40), softmax_cross_entropy, PLAIN, folder=tmp_path, name="base, seed 0")
     lines = capsys.readouterr().out.splitlines()

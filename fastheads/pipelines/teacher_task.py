@@ -1,0 +1,162 @@
+"""What a process needs to train one teacher on the pictures of its vertical (paper 002, eq. 1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fastheads.data import Augmentation
+from fastheads.losses import sigmoid_cross_entropy
+from fastheads.models import BaseConfig, BaseNetwork
+from fastheads.nn import Standardize
+from fastheads.targets import SparseTargets
+from fastheads.training import TrainConfig, fit, load_weights, save_weights
+from fastheads.training.checkpoint import check_same, write_whole
+from fastheads.training.config import FREE_SETTINGS
+
+DESCRIPTION, WEIGHTS = "teacher.json", "model.safetensors"
+MEASURED = 1024  # pictures that tell mean and deviation of the first features
+
+
+class VerticalPictures(Dataset[tuple[Tensor, SparseTargets]]):
+    """Map-style rows of the pictures that have a label in one vertical.
+
+    Another process gets the name of a memory-mapped file, not the pictures.
+
+    Attributes:
+        targets: labels of the vertical, numbered from 0 within it.
+    """
+
+    def __init__(self, images: np.ndarray, rows: np.ndarray, targets: SparseTargets) -> None:
+        self.images, self.rows, self.targets = images, rows, targets
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, SparseTargets]:
+        picked = torch.as_tensor(rows, dtype=torch.int64)
+        images = torch.from_numpy(self.images[self.rows[picked.numpy()]])
+        return images, self.targets.select(picked)
+
+    def __getstate__(self) -> dict[str, Any]:
+        images, rows = self.images, self.rows
+        if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap):  # no view of one
+            where = (str(images.filename), images.dtype.str, images.offset, images.shape)
+            return {"file": where, "rows": rows, "targets": self.targets}
+        return {"images": images[rows], "rows": np.arange(len(rows)), "targets": self.targets}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "file" in state:
+            path, dtype, offset, shape = state.pop("file")
+            state["images"] = np.memmap(path, dtype, "r", offset, shape)
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True)
+class TeacherTask:
+    """All that a process needs to train one teacher."""
+
+    name: str
+    folder: Path
+    pictures: VerticalPictures
+    image_shape: tuple[int, ...]
+    num_labels: int
+    base: BaseConfig
+    training: TrainConfig
+    augmentation: Augmentation
+    trunk: dict[str, Tensor] | None
+
+    @property
+    def steps(self) -> int:
+        training = self.training
+        return training.epochs * steps_per_epoch(len(self.pictures), training.batch_size)
+
+    def run(self, watch: Callable[[int, float], None] | None = None) -> None:
+        """Trains the teacher, or the rest of it, and writes its weights into its folder."""
+        train_teacher(self, watch)
+
+
+def describe(task: TeacherTask, labels: list[str]) -> None:
+    """Writes what the teacher is, unless the folder holds another one, which is an error."""
+    training = {k: v for k, v in asdict(task.training).items() if k not in FREE_SETTINGS}
+    of_data, of_trunk = hashlib.sha256(), hashlib.sha256()
+    for part in (task.pictures.rows, *(t.numpy() for t in task.pictures.targets[:2])):
+        of_data.update(part.tobytes())
+    for tensor in (task.trunk or {}).values():
+        of_trunk.update(tensor.detach().cpu().numpy().tobytes())
+    description = {
+        "name": task.name,
+        "labels": labels,
+        "image_shape": task.image_shape,
+        "base": asdict(task.base),
+        "normalize": asdict(task.augmentation.normalize),
+        "training": training,
+        "augmentation": asdict(task.augmentation),
+        "pictures": of_data.hexdigest(),
+        "trunk": of_trunk.hexdigest() if task.trunk else None,
+    }
+    path, text = task.folder / DESCRIPTION, json.dumps(description, ensure_ascii=False, indent=1)
+    if path.exists():
+        check_same(task.folder, json.loads(path.read_text()), json.loads(text))
+    else:
+        write_whole(path, lambda partial: partial.write_text(text))
+
+
+def train_teacher(task: TeacherTask, watch: Callable[[int, float], None] | None = None) -> None:
+    """Trains one teacher, or the rest of one, and writes its weights into its folder."""
+    torch.manual_seed(task.training.seed)
+    network = BaseNetwork(task.image_shape, task.num_labels, task.base)
+    if task.trunk is not None:
+        _start_from(network.trunk, task.trunk, task.name)
+    standardize = network.stack[0]
+    assert isinstance(standardize, Standardize)
+    images, _ = task.pictures.__getitems__(list(range(min(MEASURED, len(task.pictures)))))
+    with torch.no_grad():  # in training mode: a new trunk has no statistics yet
+        generator = torch.Generator().manual_seed(task.training.seed)
+        standardize.measure(network.train().trunk(task.augmentation(images, generator)))
+    fit(
+        network,
+        task.pictures,
+        sigmoid_cross_entropy,
+        task.training,
+        folder=task.folder,
+        augment=task.augmentation,
+        watch=watch,
+        name=f"teacher {task.name}",
+        quiet=True,
+    )
+    save_weights(network.cpu(), task.folder / WEIGHTS)
+
+
+def read_network(folder: Path) -> BaseNetwork:
+    """The network of a teacher's folder, in eval mode."""
+    stored = json.loads((folder / DESCRIPTION).read_text())
+    base = BaseConfig(*(tuple(stored["base"][key]) for key in ("channels", "hidden")))
+    network = BaseNetwork(tuple(stored["image_shape"]), len(stored["labels"]), base)
+    load_weights(network, folder / WEIGHTS)
+    return network.eval()
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    return rows // min(batch_size, rows)
+
+
+def _start_from(trunk: nn.Module, weights: dict[str, Tensor], name: str) -> None:
+    shapes = {key: tuple(tensor.shape) for key, tensor in trunk.state_dict().items()}
+    given = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    if shapes != given:
+        raise ValueError(
+            f"trunk must have the shape of the teachers' trunk to start teacher {name!r}, got "
+            "other blocks: set channels to those of the trunk, or from_trunk to false"
+        )
+    trunk.load_state_dict(weights)
