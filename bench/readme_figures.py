@@ -1,6 +1,7 @@
 """Writes the measured numbers of README.md from `results/`; `--check` says whether they agree.
 
-`results/demo_metrics.json` is the `metrics.json` of a run of `make demo`.
+`results/demo_metrics.json` is the `metrics.json` of a run of `make demo`,
+`results/concentrate_metrics.json` that of `fastheads concentrate`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,15 @@ ROWS = {
     "co_detections": "heads, groups by co-detections",
     "randomized_co_detections": "heads, random groups of the same sizes",
 }
+STUDENTS = {
+    "generalist": "FC-FC on the labels as annotated",
+    "fc_fc": "FC-FC, distilled",
+    "fc_sc": "FC-SC, distilled",
+    "sc_sc": "SC-SC, distilled",
+    "paced": "FC-SC, distilled, self-paced",
+    "found": "FC-SC, distilled, verticals found by confusions",
+    "specialists": "the specialists, told the vertical",
+}
 # The cases that README.md shows, by what their operation, pass, shape and dtype contain; `results/`
 # holds all.
 BENCHES = {
@@ -35,28 +45,37 @@ BENCHES = {
     "topk_confusion": "",
     "csr_matmul": "",
     "clustering": "",
+    "concentrate": r"B=(64|256) N=50000 float32|student|soft",
     "augment": r"paper 000 \[(32|256)\] float32|glyphs \[32\]",
 }
 # What ours is called where there are more forms of it, or its memory is in the name.
-FORMS = {"model": "fastheads( compiled)?", "sc_sigmoid_loss": r"fastheads( \d+ MB)?"}
+FORMS = {"model": "fastheads( compiled)?", "sc_sigmoid_loss": r"fastheads( \d+ MB)?",
+         "concentrate": r"fastheads.*"}  # fmt: skip
+RANKED = {"mpvap": "mpvap", "mpvap_per_label": "mpvap per label", "top1": "top-1", "top5": "top-5"}
 METRICS = {"map50_per_label": "mAP@50 per label", "map50_per_image": "mAP@50 per image",
            "top1": "top-1", "top5": "top-5"}  # fmt: skip
 
 
-def results_table(metrics: dict) -> str:
+def results_table(metrics: dict, rows: dict[str, str], columns: dict[str, str], base: str) -> str:
     lines = [
-        f"| | {' | '.join(METRICS.values())} | multiply-adds | × base |",
-        "|---" * (len(METRICS) + 3) + "|",
+        f"| | {' | '.join(columns.values())} | multiply-adds | × base |",
+        "|---" * (len(columns) + 3) + "|",
     ]
-    for row, name in ROWS.items():
+    for row, name in rows.items():
         values = metrics[row]
-        cells = [f"{100 * values[m]['mean']:.1f} ± {100 * values[m]['std']:.1f}" for m in METRICS]
-        ratio = values["macs"] / metrics["base"]["macs"]
+        cells = [cell(values[metric]) for metric in columns]
+        ratio = values["macs"] / metrics[base]["macs"]
         lines.append(
             f"| {name} | {' | '.join(cells)} | {values['macs'] / 1e6:.2f} M | {ratio:.3f} |"
         )
-    seeds = len(metrics["base"]["top1"]["seeds"])
+    seeds = len(metrics[base]["top1"]["seeds"])
     return "\n".join(lines) + f"\n\nPercent, mean ± standard deviation over {seeds} seeds.\n"
+
+
+def cell(metric: dict) -> str:
+    """Percent, with its spread if there is any to speak of."""
+    mean = f"{100 * metric['mean']:.1f}"
+    return mean if len(metric["seeds"]) == 1 else f"{mean} ± {100 * metric['std']:.1f}"
 
 
 def bench_table(name: str, wanted: str) -> str:
@@ -96,10 +115,16 @@ def duration(microseconds: str) -> str:
 
 
 def block() -> str:
-    metrics = json.loads((RESULTS / "demo_metrics.json").read_text())
+    demo, concentrated = (
+        json.loads((RESULTS / f"{name}_metrics.json").read_text())
+        for name in ("demo", "concentrate")
+    )
     parts = [
         "`make demo`, on glyphs (mAP, top-1 and top-5 on drawings that were never trained on):",
-        results_table(metrics),
+        results_table(demo, ROWS, METRICS, "base"),
+        "`fastheads concentrate`, on glyphs, verticals by script (mpvap: average precision within "
+        "the vertical, mean over verticals):",
+        results_table(concentrated, STUDENTS, RANKED, "generalist"),
         "`fastheads bench`, peers in the same run (ratio above 1: faster than the best of them):",
         *(bench_table(name, wanted) for name, wanted in BENCHES.items()),
     ]
