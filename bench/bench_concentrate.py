@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fastheads.labels import Grouping
 from fastheads.models import BaseConfig, HeadedNetwork, small_trunk
-from fastheads.nn import SelfPacedLogits, TopLayers, fc_fc, fc_sc
+from fastheads.nn import SelfPacedLogits, Standardize, TopLayers, fc_fc, fc_sc
 from fastheads.targets import SparseTargets
 
 from .bench_sc_sigmoid_loss import extra_bytes
@@ -165,7 +165,7 @@ def nbytes(module: nn.Module) -> int:
 def network(head: TopLayers) -> HeadedNetwork:
     """For gray pictures of 32x32: a small trunk, and a head on its 512 features."""
     channels = BaseConfig().channels
-    return HeadedNetwork(small_trunk(1, channels), head, channels[-1]).eval()
+    return HeadedNetwork(small_trunk(1, channels), Standardize(channels[-1]), head).eval()
 
 
 class Specialists(nn.ModuleList):
