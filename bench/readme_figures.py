@@ -122,8 +122,8 @@ def block() -> str:
     parts = [
         "`make demo`, on glyphs (mAP, top-1 and top-5 on drawings that were never trained on):",
         results_table(demo, ROWS, METRICS, "base"),
-        "`fastheads concentrate --students.ancestors true`, on glyphs, verticals by script (mpvap: average "
-        "precision within the vertical, mean over verticals):",
+        "`fastheads concentrate --students.ancestors true`, on glyphs, verticals by script (mpvap: "
+        "average precision within the vertical, mean over verticals):",
         results_table(concentrated, STUDENTS, RANKED, "generalist"),
         "`fastheads bench`, peers in the same run (ratio above 1: faster than the best of them):",
         *(bench_table(name, wanted) for name, wanted in BENCHES.items()),
