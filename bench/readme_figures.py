@@ -1,7 +1,7 @@
 """Writes the measured numbers of README.md from `results/`; `--check` says whether they agree.
 
 `results/demo_metrics.json` is the `metrics.json` of a run of `make demo`,
-`results/concentrate_metrics.json` that of `fastheads concentrate --students.ancestors true`.
+`results/concentrate_metrics.json` that of `fastheads concentrate`.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def block() -> str:
     parts = [
         "`make demo`, on glyphs (mAP, top-1 and top-5 on drawings that were never trained on):",
         results_table(demo, ROWS, METRICS, "base"),
-        "`fastheads concentrate --students.ancestors true`, on glyphs, verticals by script (mpvap: "
+        "`fastheads concentrate`, on glyphs, verticals by script (mpvap: "
         "average precision within the vertical, mean over verticals):",
         results_table(concentrated, STUDENTS, RANKED, "generalist"),
         "`fastheads bench`, peers in the same run (ratio above 1: faster than the best of them):",
