@@ -7,7 +7,9 @@ STABLE_TORCH_LIBRARY(fastheads, m) {
   // gate
   m.def(
       "gate(Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, Tensor? noise, "
-      "float temperature, bool soft) -> (Tensor z, Tensor probability, Tensor mean)");
+      "float temperature, bool soft, Tensor? running_mean=None, Tensor? running_var=None, "
+      "Tensor? norm_weight=None, Tensor? norm_bias=None, float eps=1e-05) "
+      "-> (Tensor z, Tensor probability, Tensor mean)");
   m.def("active_samples(Tensor z) -> (Tensor active, Tensor count)");
   // gated_residual
   m.def("gated_residual(Tensor x, Tensor f, Tensor z, bool relu) -> Tensor");

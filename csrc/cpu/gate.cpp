@@ -47,13 +47,20 @@ void pool(const GateShape& shape, const Tensor& x, Tensor& means) {
   });
 }
 
-void run_layers(const GateShape& shape, const Tensor& means, const Tensor& weight1,
-                const MaybeTensor& bias1, const Tensor& weight2, void* beta) {
+// Both layers of every sample, without bias2; scale and shift of the hidden units once for all.
+template <typename weight_t>
+auto run_layers(const GateShape& shape, const Tensor& means, const Tensor& weight1,
+                const GateUnits<weight_t>& from, const Tensor& weight2) {
+  std::vector<acc_t<weight_t>> units(2 * shape.hidden), beta(2 * shape.samples);
+  for (int64_t j = 0; j < shape.hidden; ++j) {
+    units[j] = from.scale(j);
+    units[shape.hidden + j] = from.shift(j, units[j]);
+  }
   const GateLayers layers{means.const_data_ptr(),
                           weight1.const_data_ptr(),
-                          bias1 ? bias1->const_data_ptr() : nullptr,
+                          units.data(),
                           weight2.const_data_ptr(),
-                          beta,
+                          beta.data(),
                           shape.channels,
                           shape.hidden};
   const auto format = format_of(weight1.scalar_type());
@@ -61,69 +68,53 @@ void run_layers(const GateShape& shape, const Tensor& means, const Tensor& weigh
   torch::stable::parallel_for(
       0, shape.samples, std::max<int64_t>(1, 131072 / work),
       [&](int64_t begin, int64_t end) { gate_kernels().layers(format, layers, begin, end); });
+  return beta;
 }
 
-template <typename acc>
-struct Decision {
-  acc bias[2];
-  const acc* noise;  // [N, 2] or null
-  double temperature;
-  bool soft;
-
-  void operator()(int64_t samples, const acc* beta, acc* z, acc* probability) const {
-    for (int64_t n = 0; n < samples; ++n) {
-      acc noisy[2];
-      for (int k = 0; k < 2; ++k) {
-        noisy[k] = beta[2 * n + k] + bias[k] + (noise != nullptr ? noise[2 * n + k] : acc(0));
-      }
-      // In double, where no positive temperature is zero.
-      const double logit = (static_cast<double>(noisy[1]) - noisy[0]) / temperature;
-      probability[n] = static_cast<acc>(1 / (1 + std::exp(-logit)));
-      z[n] = soft ? probability[n] : static_cast<acc>(noisy[1] >= noisy[0]);
+// beta: [N, 2] without bias2; bias2: [2] or null; noise: [N, 2] or null
+template <typename weight_t, typename acc>
+void decide(const std::vector<acc>& beta, const weight_t* bias2, const acc* noise,
+            double temperature, bool soft, acc* z, acc* probability) {
+  for (size_t n = 0; n < beta.size() / 2; ++n) {
+    acc noisy[2];
+    for (int k = 0; k < 2; ++k) {
+      noisy[k] = beta[2 * n + k] + GateUnits<weight_t>::at(bias2, k, 0);
+      if (noise != nullptr) noisy[k] += noise[2 * n + k];
     }
+    // In double, where no positive temperature is zero.
+    const double logit = (static_cast<double>(noisy[1]) - noisy[0]) / temperature;
+    probability[n] = static_cast<acc>(1 / (1 + std::exp(-logit)));
+    const bool keep = soft || std::isnan(logit);
+    z[n] = keep ? probability[n] : static_cast<acc>(noisy[1] >= noisy[0]);
   }
-};
-
-template <typename acc>
-void run_and_decide(const GateShape& shape, const Tensor& means, const Tensor& weight1,
-                    const MaybeTensor& bias1, const Tensor& weight2, const MaybeTensor& bias2,
-                    const MaybeTensor& noise, double temperature, bool soft, Tensor& z,
-                    Tensor& probability) {
-  std::vector<acc> beta(2 * shape.samples);
-  run_layers(shape, means, weight1, bias1, weight2, beta.data());
-  Decision<acc> decision{{}, nullptr, temperature, soft};
-  if (noise) decision.noise = noise->const_data_ptr<acc>();
-  if (bias2) {
-    FASTHEADS_DISPATCH(*bias2, "gate", [&] {
-      for (int k = 0; k < 2; ++k) {
-        decision.bias[k] = static_cast<acc>(bias2->const_data_ptr<scalar_t>()[k]);
-      }
-    });
-  }
-  decision(shape.samples, beta.data(), z.mutable_data_ptr<acc>(),
-           probability.mutable_data_ptr<acc>());
 }
 
-std::tuple<Tensor, Tensor, Tensor> gate(const Tensor& x_, const Tensor& weight1_,
-                                        const MaybeTensor& bias1_, const Tensor& weight2_,
-                                        const MaybeTensor& bias2_, const MaybeTensor& noise_,
-                                        double temperature, bool soft) {
-  const auto shape = check_gate(x_, weight1_, bias1_, weight2_, bias2_, noise_, temperature);
-  const auto contiguous = [](const MaybeTensor& tensor) {
-    return tensor ? MaybeTensor(as_contiguous(*tensor)) : tensor;
-  };
+std::tuple<Tensor, Tensor, Tensor> gate(
+    const Tensor& x_, const Tensor& weight1_, const MaybeTensor& bias1_, const Tensor& weight2_,
+    const MaybeTensor& bias2_, const MaybeTensor& noise_, double temperature, bool soft,
+    const MaybeTensor& running_mean, const MaybeTensor& running_var, const MaybeTensor& norm_weight,
+    const MaybeTensor& norm_bias, double eps) {
+  const GateNorm norm_{running_mean, running_var, norm_weight, norm_bias};
+  const auto shape =
+      check_gate(x_, weight1_, bias1_, weight2_, bias2_, noise_, temperature, norm_, eps);
   const Tensor x = dense(x_);
-  const Tensor weight1 = as_contiguous(weight1_);
-  const Tensor weight2 = as_contiguous(weight2_);
+  const Tensor weight1 = as_contiguous(weight1_), weight2 = as_contiguous(weight2_);
+  const MaybeTensor bias1 = contiguous(bias1_), bias2 = contiguous(bias2_);
+  const MaybeTensor noise = contiguous(noise_);
+  const GateNorm norm = contiguous(norm_);
   const auto dtype = sum_dtype(x);
   Tensor z = empty<1>({shape.samples}, dtype);
   Tensor probability = empty<1>({shape.samples}, dtype);
   Tensor means = empty<2>({shape.samples, shape.channels}, dtype);
   if (shape.samples == 0) return {z, probability, means};
   pool(shape, x, means);
-  const auto run = dtype == ScalarType::Double ? run_and_decide<double> : run_and_decide<float>;
-  run(shape, means, weight1, contiguous(bias1_), weight2, contiguous(bias2_), contiguous(noise_),
-      temperature, soft, z, probability);
+  FASTHEADS_DISPATCH(weight1, "gate", [&] {
+    const auto units = gate_units<scalar_t>(bias1, norm, eps);
+    const auto beta = run_layers(shape, means, weight1, units, weight2);
+    using acc = acc_t<scalar_t>;
+    decide(beta, data_or_null<scalar_t>(bias2), data_or_null<acc>(noise), temperature, soft,
+           z.mutable_data_ptr<acc>(), probability.mutable_data_ptr<acc>());
+  });
   return {z, probability, means};
 }
 
@@ -138,9 +129,15 @@ int64_t list_active(int64_t samples, const scalar_t* z, int64_t* active) {
   }
   const int64_t first_closed = last + 1 < samples ? active[last + 1] : 0;
   int64_t count = 0;
+  bool numbers = true;
   for (int64_t n = 0; n < samples; ++n) {
     active[count] = n;
     count += z[n] > 0;
+    numbers &= z[n] == z[n];
+  }
+  if (!numbers) {
+    const auto* nan = std::find_if(z, z + samples, [](scalar_t value) { return value != value; });
+    STD_TORCH_CHECK(false, "active_samples: z must be a number, got nan for sample ", nan - z);
   }
   if (count < samples) active[count] = first_closed;
   return count;

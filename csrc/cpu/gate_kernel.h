@@ -45,7 +45,8 @@ void layers_of_sample(const GateLayers& g, int64_t n) {
   using sum_t = typename F::sum_t;
   using raw_t = typename F::raw_t;
   const auto* weight1 = static_cast<const raw_t*>(g.weight1);
-  const auto* bias1 = static_cast<const raw_t*>(g.bias1);
+  const auto* scale = static_cast<const sum_t*>(g.units);
+  const sum_t* shift = scale + g.hidden;
   const auto* weight2 = static_cast<const raw_t*>(g.weight2);
   const sum_t* mean = static_cast<const sum_t*>(g.means) + n * g.channels;
   sum_t beta[2] = {};
@@ -60,7 +61,7 @@ void layers_of_sample(const GateLayers& g, int64_t n) {
       }
     }
     for (int r = 0; r < rows; ++r) {
-      const sum_t sum = bias1 != nullptr ? dots[r] + load_one<F>(bias1 + j + r) : dots[r];
+      const sum_t sum = dots[r] * scale[j + r] + shift[j + r];
       const sum_t hidden = sum < 0 ? sum_t(0) : sum;  // NaN stays
       beta[0] += load_one<F>(weight2 + j + r) * hidden;
       beta[1] += load_one<F>(weight2 + g.hidden + j + r) * hidden;

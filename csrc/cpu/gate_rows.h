@@ -20,7 +20,7 @@ struct PoolPart {
 struct GateLayers {
   const void* means;    // [N, C], float or double
   const void* weight1;  // [d, C]
-  const void* bias1;    // [d] or null
+  const void* units;    // [2, d], float or double: scale and shift after weight1
   const void* weight2;  // [2, d]
   void* beta;           // [N, 2], float or double, without bias2
   int64_t channels, hidden;

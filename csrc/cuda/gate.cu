@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename weight_t>
 struct Layers {
   const weight_t* weight1;       // [d, C]
-  const weight_t* bias1;         // [d] or null
+  GateUnits<weight_t> units;     // what follows it
   const weight_t* weight2;       // [2, d]
   const weight_t* bias2;         // [2] or null
   const acc_t<weight_t>* noise;  // [N, 2] or null
@@ -59,11 +59,11 @@ __global__ void __launch_bounds__(kThreads)
     acc skip = 0, execute = 0;
     for (int64_t j = warp; j < shape.hidden; j += kWarps) {
       const weight_t* row = layers.weight1 + j * shape.channels;
+      const acc scale = layers.units.scale(j), shift = layers.units.shift(j, scale);
       acc dot = 0;
       for (int64_t c = lane; c < shape.channels; c += 32) dot += static_cast<acc>(row[c]) * mean[c];
-      dot = warp_sum(dot);
-      if (layers.bias1 != nullptr) dot += static_cast<acc>(layers.bias1[j]);
-      const acc hidden = dot < 0 ? acc(0) : dot;  // NaN stays
+      const acc unit = warp_sum(dot) * scale + shift;
+      const acc hidden = unit < 0 ? acc(0) : unit;  // NaN stays
       skip += static_cast<acc>(layers.weight2[j]) * hidden;
       execute += static_cast<acc>(layers.weight2[shape.hidden + j]) * hidden;
     }
@@ -83,7 +83,8 @@ __global__ void __launch_bounds__(kThreads)
       const double logit = (static_cast<double>(beta[1]) - beta[0]) / layers.temperature;
       const acc chance = static_cast<acc>(1 / (1 + exp(-logit)));
       probability[n] = chance;
-      z[n] = layers.soft ? chance : static_cast<acc>(beta[1] >= beta[0]);
+      const bool keep = layers.soft || isnan(logit);
+      z[n] = keep ? chance : static_cast<acc>(beta[1] >= beta[0]);
     }
     __syncthreads();  // partial is used again
   }
@@ -110,11 +111,6 @@ void pool(const GateShape& shape, const Tensor& x, Tensor& means) {
 }
 
 template <typename weight_t>
-const weight_t* data_or_null(const MaybeTensor& tensor) {
-  return tensor ? tensor->const_data_ptr<weight_t>() : nullptr;
-}
-
-template <typename weight_t>
 void launch_decide(const GateShape& shape, const Tensor& means, const Layers<weight_t>& layers,
                    Tensor& z, Tensor& probability) {
   using acc = acc_t<weight_t>;
@@ -124,20 +120,20 @@ void launch_decide(const GateShape& shape, const Tensor& means, const Layers<wei
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-std::tuple<Tensor, Tensor, Tensor> gate(const Tensor& x_, const Tensor& weight1_,
-                                        const MaybeTensor& bias1_, const Tensor& weight2_,
-                                        const MaybeTensor& bias2_, const MaybeTensor& noise_,
-                                        double temperature, bool soft) {
-  const auto shape = check_gate(x_, weight1_, bias1_, weight2_, bias2_, noise_, temperature);
+std::tuple<Tensor, Tensor, Tensor> gate(
+    const Tensor& x_, const Tensor& weight1_, const MaybeTensor& bias1_, const Tensor& weight2_,
+    const MaybeTensor& bias2_, const MaybeTensor& noise_, double temperature, bool soft,
+    const MaybeTensor& running_mean, const MaybeTensor& running_var, const MaybeTensor& norm_weight,
+    const MaybeTensor& norm_bias, double eps) {
+  const GateNorm norm_{running_mean, running_var, norm_weight, norm_bias};
+  const auto shape =
+      check_gate(x_, weight1_, bias1_, weight2_, bias2_, noise_, temperature, norm_, eps);
   const torch::stable::accelerator::DeviceGuard guard(x_.get_device_index());
-  const auto contiguous = [](const MaybeTensor& tensor) {
-    return tensor ? MaybeTensor(as_contiguous(*tensor)) : tensor;
-  };
   const Tensor x = dense(x_);
-  const Tensor weight1 = as_contiguous(weight1_);
-  const Tensor weight2 = as_contiguous(weight2_);
+  const Tensor weight1 = as_contiguous(weight1_), weight2 = as_contiguous(weight2_);
   const MaybeTensor bias1 = contiguous(bias1_), bias2 = contiguous(bias2_);
   const MaybeTensor noise = contiguous(noise_);
+  const GateNorm norm = contiguous(norm_);
   const auto dtype = sum_dtype(x);
   Tensor z = torch::stable::new_empty(x, {shape.samples}, dtype);
   Tensor probability = torch::stable::new_empty(x, {shape.samples}, dtype);
@@ -149,7 +145,7 @@ std::tuple<Tensor, Tensor, Tensor> gate(const Tensor& x_, const Tensor& weight1_
   FASTHEADS_DISPATCH(weight1, "gate", [&] {
     Layers<scalar_t> layers{};
     layers.weight1 = weight1.const_data_ptr<scalar_t>();
-    layers.bias1 = data_or_null<scalar_t>(bias1);
+    layers.units = gate_units<scalar_t>(bias1, norm, eps);
     layers.weight2 = weight2.const_data_ptr<scalar_t>();
     layers.bias2 = data_or_null<scalar_t>(bias2);
     layers.noise = data_or_null<acc_t<scalar_t>>(noise);

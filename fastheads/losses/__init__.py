@@ -3,5 +3,11 @@
 from fastheads.losses.self_paced_sigmoid_cross_entropy import self_paced_sigmoid_cross_entropy
 from fastheads.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from fastheads.losses.softmax_cross_entropy import softmax_cross_entropy
+from fastheads.losses.target_rate import target_rate_loss
 
-__all__ = ["self_paced_sigmoid_cross_entropy", "sigmoid_cross_entropy", "softmax_cross_entropy"]
+__all__ = [
+    "self_paced_sigmoid_cross_entropy",
+    "sigmoid_cross_entropy",
+    "softmax_cross_entropy",
+    "target_rate_loss",
+]

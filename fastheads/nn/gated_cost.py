@@ -27,9 +27,19 @@ def bucket_sizes(samples: int, most: int = 16) -> list[int]:
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
     """``x[rows]`` in the layout of ``x``, which is contiguous or channels-last."""
-    if x.dim() == 4 and not x.is_contiguous():
-        return x.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
-    return x.index_select(0, rows)
+    if x.dim() != 4:
+        return x.index_select(0, rows)
+    last = not x.is_contiguous()
+    y = x.permute(0, 2, 3, 1) if last else x
+    if x.device.type == "cpu":
+        # Large rows would be copied one after the other, each by all threads, which wait for each
+        # other every time: parts of them are shared out once.
+        inner = torch.arange(y.shape[1])
+        parts = torch.addcmul(inner, rows.unsqueeze(1), rows.new_tensor(len(inner))).flatten()
+        y = y.flatten(0, 1).index_select(0, parts).unflatten(0, (len(rows), len(inner)))
+    else:
+        y = y.index_select(0, rows)
+    return y.permute(0, 3, 1, 2) if last else y
 
 
 def cost_key(x: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
@@ -29,9 +30,7 @@ class GatedResidual(nn.Module):
     Else the samples with open gates are gathered, the branch runs on them alone and is added in
     place, or all is dense, whichever is cheaper: both are timed once for each shape, dtype, device,
     layout and number of threads, at the first such batch or by :meth:`calibrate`. If no gate is
-    open, the branch does not run; a batch of one needs no calibration. When all weights are final,
-    ``block.gate = block.gate.fold()`` spares each call the norm of the gate, which a batch of one
-    feels.
+    open, the branch does not run; a batch of one needs no calibration.
 
     All modes give the same bits. A library may choose another order of summation for another batch
     size, so only those numbers of rows are ever gathered that were seen to give the bits of the
@@ -96,19 +95,23 @@ class GatedResidual(nn.Module):
 
         Returns:
             ``y``, or ``(y, z, probability)``.
+
+        Raises:
+            ValueError: where samples may be skipped, if ``z`` of the gate is NaN. On CUDA, where
+                nothing waits for that, only in a batch of one; in others the sample is skipped.
         """
-        given = z is not None
-        probability = z
+        decided, probability = z is None, z
         if z is None:
-            z, probability = self.gate(x, generator=generator)
-        decided = not (given or self.training or self.gate.training or torch.is_grad_enabled())
+            gate = self.gate  # a look-up of a microsecond, which a batch of one feels
+            z, probability = gate(x, generator=generator)
+            decided = not (self.training or gate.training or torch.is_grad_enabled())
         y = self._infer(x, z) if decided and self.mode != "dense" else self._dense(x, z)
         return (y, z, probability) if return_gate else y
 
     def _dense(self, x: Tensor, z: Tensor) -> Tensor:
         compiling = torch.compiler.is_compiling()
         if not compiling:
-            self.last_executed = x.shape[0]
+            self.__dict__["last_executed"] = x.shape[0]
         owned = self.inplace or self.shortcut is not None
         if owned and not (compiling or torch.is_grad_enabled()):
             y = self.start(_laid_out(x))
@@ -119,15 +122,17 @@ class GatedResidual(nn.Module):
 
     @torch.compiler.disable(recursive=False)
     def _infer(self, x: Tensor, z: Tensor) -> Tensor:
-        x = _laid_out(x)
-        if len(x) == 1:  # nothing to list
-            rows = int(z.item() > 0)
+        x, samples = _laid_out(x), x.shape[0]
+        if samples == 1:  # nothing to list
+            rows = int(_number(z.item()) > 0)
         else:
-            active, count = active_samples(z)
+            active, count = _list_active(z)
             rows = self._rows(x, int(count))  # on CUDA this waits; see gated_graphs.py
-        if rows == len(x):
+        if rows == samples:
             return self._dense(x, z)
-        self.last_executed = rows
+        self.__dict__["last_executed"] = rows  # as attribute it costs a module a microsecond
+        if not rows and self.shortcut is None and not self.rectifies_skipped:
+            return x  # itself, as an nn.Identity would
         y = self.start(x)
         if rows:
             self.add_branch(y, gather_rows(x, active[:rows]), active, count)
@@ -212,6 +217,21 @@ class GatedResidual(nn.Module):
             f"relu={self.relu}, nonnegative={self.nonnegative}, inplace={self.inplace}, "
             f"mode={self.mode!r}"
         )
+
+
+def _list_active(z: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        return active_samples(z)
+    except RuntimeError:  # of a NaN, found in passing
+        for sample, value in enumerate(z.tolist()):
+            _number(value, sample)
+        raise
+
+
+def _number(value: float, sample: int = 0) -> float:
+    if math.isnan(value):
+        raise ValueError(f"gate logits must be finite, got nan for sample {sample}")
+    return value
 
 
 def _laid_out(x: Tensor) -> Tensor:

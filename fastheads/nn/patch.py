@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -48,13 +49,18 @@ class PatchReport:
 
     def __str__(self) -> str:
         parts = {"replaced": self.replaced, "tail": self.tails, "skipped": self.skipped}
-        rows = [(part, *entry) for part, entries in parts.items() for entry in entries]
-        if not rows:
-            return "no squeeze-excitation found"
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        counts = ", ".join(f"{len(entries)} {part}" for part, entries in parts.items())
-        return "\n".join([*lines, counts])
+        return table(parts) or "no squeeze-excitation found"
+
+
+def table(parts: Mapping[str, Sequence[Entry]]) -> str:
+    """The entries of a report, a line each, and how many there are of each part."""
+    rows = [(part, *entry) for part, entries in parts.items() for entry in entries]
+    if not rows:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    counts = ", ".join(f"{len(entries)} {part}" for part, entries in parts.items())
+    return "\n".join([*lines, counts])
 
 
 def patch(model: nn.Module) -> PatchReport:
@@ -82,7 +88,7 @@ def patch(model: nn.Module) -> PatchReport:
     """
     report = PatchReport()
     for name, module in model.named_modules():
-        cls = _original_class(module)
+        cls = original_class(module)
         rule = excitation(cls)
         if rule is None:
             continue
@@ -95,7 +101,7 @@ def patch(model: nn.Module) -> PatchReport:
             note = f"{widths}, {found.inner}, {found.gate}"
             report.replaced.append(Entry(name, cls.__name__, note))
     for name, module in model.named_modules():
-        cls = _original_class(module)
+        cls = original_class(module)
         tail = residual_tail(cls)
         if tail is None or not any(isinstance(m, _FusedExcitation) for m in module.children()):
             continue
@@ -112,7 +118,7 @@ def patch(model: nn.Module) -> PatchReport:
 def unpatch(model: nn.Module) -> None:
     """Undoes :func:`patch`; nothing of it stays behind."""
     for module in model.modules():
-        module.__class__ = _original_class(module)
+        module.__class__ = original_class(module)
 
 
 class _Fused(nn.Module):
@@ -173,7 +179,8 @@ def _excite(
     return operator(x, *layers, residual, inner=inner, gate=gate, **options)
 
 
-def _original_class(module: nn.Module) -> Any:
+def original_class(module: nn.Module) -> Any:
+    """The class of a module before :func:`patch`."""
     return module.original_class if isinstance(module, _Fused) else type(module)
 
 

@@ -92,21 +92,21 @@ _LOOKS_LIKE_ONE = re.compile(r"(?i)squeeze_?excit|^(e|effective)?_?se_?(module|l
 
 def excitation(cls: type[nn.Module]) -> Excitation | str | None:
     """The layers of a class of SE modules, or why it is none of ours; None for other classes."""
-    owner = _path(_forward_owner(cls))
+    owner = class_path(forward_owner(cls))
     if owner in _OTHER_FORMULAS:
         return _OTHER_FORMULAS[owner]
     if owner not in _EXCITATIONS:
         return "its class is unknown" if _LOOKS_LIKE_ONE.search(cls.__name__) else None
     rule = _EXCITATIONS[owner]
-    return rule if _reads(cls, *rule) else "its forward is not the known one"
+    return rule if reads_only(cls, *rule) else "its forward is not the known one"
 
 
 def residual_tail(cls: type[nn.Module]) -> Tail | str | None:
     """The layers of a class of residual blocks with SE, as :func:`excitation`."""
-    rule = _TAILS.get(_path(_forward_owner(cls)))
+    rule = _TAILS.get(class_path(forward_owner(cls)))
     if rule is None:
         return None
-    known = _reads(cls, *rule.body, *rule[1:])
+    known = reads_only(cls, *rule.body, *rule[1:])
     return rule if known else "its forward is not the known one"
 
 
@@ -117,9 +117,9 @@ def formula(module: nn.Module, rule: Excitation) -> Formula | str:
         return changed
     if not (_is_pointwise(fc1) and _is_pointwise(fc2)):
         return "its layers are not plain 1x1 convolutions"
-    if (inner_name := _INNER.get(_path(type(inner)))) is None:
+    if (inner_name := _INNER.get(class_path(type(inner)))) is None:
         return f"its inner activation is {type(inner).__name__}"
-    if (gate_name := _GATE.get(_path(type(gate)))) is None:
+    if (gate_name := _GATE.get(class_path(type(gate)))) is None:
         return f"its gate is {type(gate).__name__}"
     if getattr(module, "add_maxpool", False):
         return "it also pools by maximum"
@@ -189,7 +189,7 @@ def _is_pointwise(layer: nn.Module) -> bool:
     )
 
 
-def _reads(cls: type, *names: str) -> bool:
+def reads_only(cls: type, *names: str) -> bool:
     """Whether the forward of a class reads the attributes in these words, and no others.
 
     What the methods of the class read that its forward calls counts as well.
@@ -198,14 +198,14 @@ def _reads(cls: type, *names: str) -> bool:
     while methods:
         code = getattr(getattr(cls, methods.pop()), "__code__", None)
         new = set(code.co_names) - read if code else set()
-        methods += [name for name in new if name in vars(_forward_owner(cls))]
+        methods += [name for name in new if name in vars(forward_owner(cls))]
         read |= new
     return read == set(" ".join(names).split())
 
 
-def _forward_owner(cls: type) -> type:
+def forward_owner(cls: type) -> type:
     return next(base for base in cls.__mro__ if "forward" in vars(base))
 
 
-def _path(cls: type) -> str:
+def class_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"

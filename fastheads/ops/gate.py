@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import batch_norm, linear
 from torch.utils.flop_counter import register_flop_formula
 
 from .dispatch import any_layout, call
@@ -27,11 +27,21 @@ def gate_reference(
     noise: Tensor | None = None,
     temperature: float = 1.0,
     soft: bool = False,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
     """:func:`gate` in plain PyTorch."""
     dtype = _sum_dtype(x)
     mean = x.mean((2, 3), dtype=dtype) if x.dim() == 4 else x.to(dtype)
-    beta = _linear(_linear(mean, weight1, bias1).relu(), weight2, bias2)
+    units = _linear(mean, weight1, bias1)
+    if running_mean is not None:
+        norm = (running_mean, running_var, norm_weight, norm_bias)
+        center, variance, weight, bias = (t if t is None else t.to(dtype) for t in norm)
+        units = batch_norm(units, center, variance, weight, bias, eps=eps)
+    beta = _linear(units.relu(), weight2, bias2)
     beta = beta if noise is None else beta + noise
     probability = (beta / temperature).softmax(1)[:, 1]
     if soft:
@@ -56,13 +66,19 @@ def gate(
     noise: Tensor | None = None,
     temperature: float = 1.0,
     soft: bool = False,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
     """Decides for each sample whether a residual block executes.
 
-    ``m = x.mean((2, 3))`` (eq. 5.4), ``beta = weight2 relu(weight1 m + bias1) + bias2`` (eq. 5.5)
-    with index 1 for executing, ``probability = softmax((beta + noise) / temperature)[1]``
+    ``m = x.mean((2, 3))`` (eq. 5.4), ``beta = weight2 relu(norm(weight1 m + bias1)) + bias2``
+    (eq. 5.5) with index 1 for executing, ``probability = softmax((beta + noise) / temperature)[1]``
     (eq. 5.7), and ``z = 1`` where ``beta + noise`` is largest at 1 (eq. 5.6; a tie executes). The
-    features are read once and nothing but the means is kept.
+    batch norm is that of evaluation, by running statistics, if there are any. The features are
+    read once and nothing but the means is kept.
 
     Args:
         x: ``[N, C, H, W]``, contiguous or channels-last (anything else is copied), or ``[N, C]``
@@ -76,18 +92,28 @@ def gate(
         temperature: positive; towards 0 the probabilities become the decisions, towards infinity
             they become a half.
         soft: whether ``z`` is the probability (the relaxation) instead of the decision.
+        running_mean: ``[d]`` in the dtype of ``weight1``, or None for no norm.
+        running_var: as ``running_mean``; both or neither.
+        norm_weight: as ``running_mean``, or None for ones.
+        norm_bias: as ``running_mean``, or None for zeros.
+        eps: added to ``running_var``, at least 0.
 
     Returns:
-        ``z`` and ``probability``, both ``[N]``, float32 (float64 with float64 ``x``).
+        ``z`` and ``probability``, both ``[N]``, float32 (float64 with float64 ``x``). Where
+        ``beta + noise`` has no larger entry, because of a NaN or two equal infinities, both are
+        NaN.
 
     Raises:
-        RuntimeError: if shapes, dtypes or devices disagree or ``temperature`` is not positive.
+        RuntimeError: if shapes, dtypes or devices disagree, ``temperature`` is not positive or
+            ``eps`` is negative.
 
-    Differentiable in ``x``, weights and biases; the gradient of a decision is that of its
-    probability (straight through). All sums are float32 (float64). Deterministic.
+    Differentiable in ``x``, weights and biases, those of the norm too, but not in its statistics;
+    the gradient of a decision is that of its probability (straight through). All sums are float32
+    (float64). Deterministic.
     """
     op = torch.ops.fastheads.gate.default
-    z, probability, _ = call(op, x, weight1, bias1, weight2, bias2, noise, temperature, soft)
+    norm = (running_mean, running_var, norm_weight, norm_bias, eps)
+    z, probability, _ = call(op, x, weight1, bias1, weight2, bias2, noise, temperature, soft, *norm)
     return z, probability
 
 
@@ -102,7 +128,8 @@ def active_samples(z: Tensor) -> tuple[Tensor, Tensor]:
         ascending; and ``count``, ``[1]``, int64: how many execute.
 
     Raises:
-        RuntimeError: if ``z`` is no floating vector.
+        RuntimeError: if ``z`` is no floating vector; on the CPU also if an entry is NaN. On CUDA
+            such a sample does not execute, since nothing waits to find it.
 
     Not differentiable. Deterministic.
     """
@@ -165,6 +192,11 @@ def _(
     noise: Tensor | None,
     temperature: float,
     soft: bool,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
     z = x.new_empty(x.shape[0], dtype=_sum_dtype(x))
     return z, torch.empty_like(z), z.new_empty(x.shape[:2])
@@ -176,35 +208,49 @@ def _(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight1, bias1, weight2, bias2, _, ctx.temperature, _ = inputs
+    x, weight1, bias1, weight2, bias2, _, ctx.temperature, _, *norm, ctx.eps = inputs
     _, probability, mean = output
     ctx.x_shape, ctx.x_dtype, ctx.has_bias2 = x.shape, x.dtype, bias2 is not None
-    ctx.save_for_backward(weight1, bias1, weight2, probability, mean)
+    ctx.save_for_backward(weight1, bias1, weight2, probability, mean, *norm)
 
 
 def _backward(
     ctx: Any, grad_z: Tensor, grad_probability: Tensor, grad_mean: Tensor
 ) -> tuple[Tensor | None, ...]:
-    weight1, bias1, weight2, probability, mean = ctx.saved_tensors
+    weight1, bias1, weight2, probability, mean, *norm = ctx.saved_tensors
+    running_mean, running_var, norm_weight, norm_bias = norm
     slope = (probability * (1 - probability)).double() / ctx.temperature
     grad_logit = (grad_z + grad_probability) * slope.to(mean.dtype)
     grad_beta = torch.stack((-grad_logit, grad_logit), 1)
-    hidden = _linear(mean, weight1, bias1).relu()
-    grad_hidden = (grad_beta @ weight2.to(mean.dtype)) * (hidden > 0)
-    weights = [
-        grad_hidden.T @ mean,
-        None if bias1 is None else grad_hidden.sum(0),
+
+    hidden = units = _linear(mean, weight1, bias1)
+    if running_mean is not None:
+        scale = (running_var.to(mean.dtype) + ctx.eps).rsqrt()
+        hidden = units = (units - running_mean) * scale
+    hidden = hidden if norm_weight is None else hidden * norm_weight
+    hidden = (hidden if norm_bias is None else hidden + norm_bias).relu()
+
+    grad_hidden = grad_units = (grad_beta @ weight2.to(mean.dtype)) * (hidden > 0)
+    grad_units = grad_units if norm_weight is None else grad_units * norm_weight
+    grad_units = grad_units if running_mean is None else grad_units * scale
+    grads = [
+        grad_units.T @ mean,
+        None if bias1 is None else grad_units.sum(0),
         grad_beta.T @ hidden,
         grad_beta.sum(0) if ctx.has_bias2 else None,
+        None if norm_weight is None else (grad_hidden * units).sum(0),
+        None if norm_bias is None else grad_hidden.sum(0),
     ]
+    *layers, grad_weight, grad_bias = (g if g is None else g.to(weight1.dtype) for g in grads)
     grad_x = None
     if ctx.needs_input_grad[0]:
-        grad_mean = grad_mean + grad_hidden @ weight1.to(mean.dtype)
-        pixels = ctx.x_shape[2:].numel()
-        grad_x = (grad_mean / pixels).to(ctx.x_dtype)
-        grad_x = grad_x.reshape(*grad_x.shape, *(1 for _ in ctx.x_shape[2:])).expand(ctx.x_shape)
-    grads = [grad if grad is None else grad.to(weight1.dtype) for grad in weights]
-    return grad_x, *grads, None, None, None
+        grad_x = _spread(grad_mean + grad_units @ weight1.to(mean.dtype), ctx.x_shape, ctx.x_dtype)
+    return grad_x, *layers, None, None, None, None, None, grad_weight, grad_bias, None
+
+
+def _spread(grad_mean: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    grad = (grad_mean / shape[2:].numel()).to(dtype)
+    return grad.reshape(*grad.shape, *(1 for _ in shape[2:])).expand(shape)
 
 
 torch.library.register_autograd("fastheads::gate", _backward, setup_context=_save)

@@ -1,6 +1,7 @@
 """The gate against the formulas of paper 004, section 5.2.2, in plain PyTorch."""
 
 import math
+import operator
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_evaluation_folds_the_norm(device, batch_norm):
+def test_evaluation_is_the_formula(device, batch_norm):
     """Eq. 5.5 and the larger entry, whatever the temperature does to the probability."""
     gate = random_gate(6, batch_norm=batch_norm, temperature=0.5).to(device)
     x = torch.randn(40, 6, 3, 5, dtype=torch.float64, device=device)
@@ -107,6 +108,37 @@ def test_a_frozen_norm_is_folded_in_training():
         (logits(gate, x) + noise).softmax(1)[:, 1].sum(), gate.norm.weight
     )
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_evaluation_is_one_operator(batch_norm):
+    gate = random_gate(6, batch_norm=batch_norm)
+    x = torch.randn(9, 6, 3, 5, dtype=torch.float64)
+    program = torch.export.export(gate, (x,))
+    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert [c for c in calls if c is not operator.getitem] == [torch.ops.fastheads.gate.default]
+    assert all(torch.equal(a, b) for a, b in zip(program.module()(x), gate(x), strict=True))
+
+
+def test_gradients_in_evaluation(device):
+    """Of eq. 5.7 by the running statistics, which stay as they are."""
+    gate = random_gate(6).to(device)
+    x = torch.randn(9, 6, 3, 5, dtype=torch.float64, device=device, requires_grad=True)
+    leaves = [x, *gate.parameters()]
+    assert len(leaves) == 7
+    expected = torch.autograd.grad(logits(gate, x).softmax(1)[:, 1].square().sum(), leaves)
+    found = torch.autograd.grad(gate(x)[1].square().sum(), leaves)
+    torch.testing.assert_close(found, expected)
+
+
+def test_nan_stays_in_its_sample(device):
+    gate = random_gate(6).to(device)
+    x = torch.randn(4, 6, 3, 5, dtype=torch.float64, device=device)
+    expected = gate(x)
+    x[2, 1, 0, 0] = float("nan")
+    for found, wanted in zip(gate(x), expected, strict=True):
+        wanted[2] = float("nan")
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
 
 
 def test_sampling_in_evaluation():

@@ -178,6 +178,23 @@ def test_given_decisions():
     assert z_used is z and block.last_executed == 7
 
 
+@pytest.mark.parametrize("mode", ["auto", "gather"])
+def test_nan_logits_are_an_error(mode):
+    """Where they could be taken for a closed gate; all samples dense show them."""
+    block = gated(mode=mode)
+    x = features(SOME, 8, 5, torch.float32)
+    x[3, 0, 0, 0] = float("nan")
+    with torch.no_grad():
+        for batch, sample in ((x, 3), (x[3:4], 0)):
+            message = f"gate logits must be finite, got nan for sample {sample}"
+            with pytest.raises(ValueError, match=message):
+                block(batch)
+        block.mode = "dense"
+        assert block(x).isnan().flatten(1).any(1).tolist() == [n == 3 for n in range(7)]
+        block.mode, x[3] = mode, 0
+        assert block(x).isfinite().all()
+
+
 def test_sampling_takes_a_generator():
     block = gated(mode="gather", relu=False)
     block.gate = Gate(8, rate=0.5, sample=True).eval()
