@@ -31,7 +31,7 @@ try:
 except PackageNotFoundError:  # a source tree that was built but not installed
     __version__ = "0.1.0"
 
-__all__ = ["__version__", "nn", "ops"]  # and augment, concentrate: see __getattr__
+__all__ = ["__version__", "nn", "ops"]  # and augment, concentrate, adapt, lesion: __getattr__
 
 
 def __getattr__(name: str) -> object:
@@ -44,4 +44,12 @@ def __getattr__(name: str) -> object:
         from fastheads.pipelines.own_students import concentrate
 
         return concentrate
+    if name == "adapt":
+        from fastheads.pipelines.own_adaptive import adapt
+
+        return adapt
+    if name == "lesion":
+        from fastheads.pipelines.lesion import lesion
+
+        return lesion
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

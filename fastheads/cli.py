@@ -10,27 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-# The thorough run: five seeds with trunks of their own, the classifier trained from fresh weights
-# as in the paper, and every option of its section 6 that adds a row.
-FULL: dict[str, Any] = {
-    "seeds": [0, 1, 2, 3, 4],
-    "trunk_per_seed": True,
-    "heads.classifier": "fresh",
-    "heads_training.epochs": 8,
-    "heads_training.lr": 0.01,
-    "contrast": [8, 32, 64],
-    "second_round": True,
-    "fine_tune_epochs": 2,
-}
-# The short run: what must be seen at least, on two cores in minutes.
-QUICK: dict[str, Any] = {
-    "seeds": [0],
-    "students.rows": ["generalist", "fc_fc", "fc_sc", "paced"],
-    "trunk.training.epochs": 3,
-    "teachers.training.epochs": 5,
-    "teachers.min_steps": 150,
-}
-PRESETS = {"augment": ("--full", FULL), "concentrate": ("--quick", QUICK)}
+from fastheads.presets import PRESETS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,8 +49,10 @@ def _parser(args: Sequence[str]) -> ArgumentParser:
     for name, (description, add, _) in COMMANDS.items():
         sub = ArgumentParser(description=description, exit_on_error=False)
         add(sub)
-        if (preset := PRESETS.get(name)) is not None and preset[0] in args:
-            sub.set_defaults(preset[1])
+        for flag, (meaning, settings) in PRESETS.get(name, {}).items():
+            sub.add_argument(flag, action="store_true", help=meaning)
+            if flag in args:
+                sub.set_defaults(settings)
         commands.add_subcommand(name, sub, help=description)
     bench = ArgumentParser(description="Measure an operator or a system against its peers.")
     commands.add_subcommand("bench", bench, help=bench.description)
@@ -98,9 +80,6 @@ def _add_augment(parser: ArgumentParser) -> None:
     from fastheads.pipelines.augment import AugmentConfig
 
     parser.add_argument("--config", action="config", help="settings in YAML; flags override them")
-    parser.add_argument(
-        "--full", action="store_true", help="the thorough run: more seeds, every option"
-    )
     parser.add_class_arguments(AugmentConfig)
 
 
@@ -115,9 +94,6 @@ def _add_concentrate(parser: ArgumentParser) -> None:
     from fastheads.pipelines.concentrate import ConcentrateConfig
 
     parser.add_argument("--config", action="config", help="settings in YAML; flags override them")
-    parser.add_argument(
-        "--quick", action="store_true", help="the short run: one seed, the four main rows"
-    )
     parser.add_class_arguments(ConcentrateConfig)
 
 
@@ -125,6 +101,35 @@ def _concentrate(options: Namespace) -> int:
     from fastheads.pipelines.concentrate import ConcentrateConfig, concentrate_run
 
     concentrate_run(ConcentrateConfig(**_fields(options)))
+    return 0
+
+
+def _add_adaptive(parser: ArgumentParser) -> None:
+    from fastheads.pipelines.adaptive_config import AdaptiveConfig
+
+    parser.add_argument("--config", action="config", help="settings in YAML; flags override them")
+    parser.add_class_arguments(AdaptiveConfig)
+
+
+def _adaptive(options: Namespace) -> int:
+    from fastheads.pipelines.adaptive import adaptive_run
+    from fastheads.pipelines.adaptive_config import AdaptiveConfig
+
+    adaptive_run(AdaptiveConfig(**_fields(options)))
+    return 0
+
+
+def _add_lesion(parser: ArgumentParser) -> None:
+    from fastheads.pipelines.lesion import LesionConfig
+
+    parser.add_argument("--config", action="config", help="settings in YAML; flags override them")
+    parser.add_class_arguments(LesionConfig)
+
+
+def _lesion(options: Namespace) -> int:
+    from fastheads.pipelines.lesion import LesionConfig, lesion_run
+
+    lesion_run(LesionConfig(**_fields(options)))
     return 0
 
 
@@ -204,7 +209,8 @@ def _bench(args: list[str]) -> int:
 
 def _fields(options: Namespace) -> dict[str, Any]:
     """The fields of a configuration among a sub-command's options."""
-    others = ("config", "full", "quick", "__default_config__")
+    flags = {flag[2:] for presets in PRESETS.values() for flag in presets}
+    others = {"config", "__default_config__", *flags}
     return {name: value for name, value in vars(options).items() if name not in others}
 
 
@@ -221,6 +227,18 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
         "compare with controls, and write a report.",
         _add_concentrate,
         _concentrate,
+    ),
+    "adaptive": (
+        "Put gates into a residual network so that each image runs the layers it needs, compare "
+        "with networks that run all, and write a report.",
+        _add_adaptive,
+        _adaptive,
+    ),
+    "lesion": (
+        "Delete and reorder the layers of residual networks, own or of timm and torchvision, "
+        "follow the gradient along their paths, and write a report.",
+        _add_lesion,
+        _lesion,
     ),
     "predict": ("Print the best labels of images.", _add_predict, _predict),
     "data": ("Load or draw a data set; say what is in it.", _add_data, _data),

@@ -99,5 +99,9 @@ def test_augment_is_at_the_top():
     from fastheads.pipelines.own_network import augment
 
     assert fastheads.augment is augment
+
+    from fastheads.pipelines.lesion import lesion
+
+    assert fastheads.lesion is lesion
     with pytest.raises(AttributeError, match="nothing"):
         _ = fastheads.nothing

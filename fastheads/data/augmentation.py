@@ -60,6 +60,7 @@ class Augmentation:
         blur: largest weight of the blurred picture in its blend with the sharp one, 0 to 1.
         contrast: contrast factors are uniform in 1 plus or minus this.
         noise: largest standard deviation of Gaussian noise, as part of the range of values.
+        flip: share of the pictures that are mirrored, left for right.
         padding: what lies outside: ``zeros``, ``border`` or ``reflection``.
         normalize: the last step.
     """
@@ -71,14 +72,16 @@ class Augmentation:
     blur: float = 0.7
     contrast: float = 0.3
     noise: float = 0.08
+    flip: float = 0.0
     padding: str = "zeros"
     normalize: Normalize = eval_transform
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be positive and ascending, got {self.scale}")
-        if not 0 <= self.blur <= 1:
-            raise ValueError(f"blur must lie in 0 to 1, got {self.blur}")
+        for name in ("blur", "flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0 to 1, got {getattr(self, name)}")
         if self.padding not in {"zeros", "border", "reflection"}:
             raise ValueError(
                 f"padding must be 'zeros', 'border' or 'reflection', got {self.padding!r}"
@@ -115,6 +118,9 @@ class Augmentation:
         if self.noise:
             normal = torch.randn(x.shape, generator=generator, device=generator.device)
             x = torch.addcmul(x, normal.to(x.device), 255 * self.noise * noise)
+        if self.flip:
+            mirrored = torch.rand(len(x), generator=generator, device=generator.device) < self.flip
+            x = torch.where(mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(3), x)
         return self.normalize(x.clamp_(0, 255))
 
     def _theta(self, draws: Tensor, images: Tensor) -> Tensor:

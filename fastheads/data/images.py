@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +16,48 @@ from fastheads.labels import LabelSpace, join_names
 from fastheads.targets import SparseTargets
 
 
-class ImageDataset(Dataset[tuple[Tensor, SparseTargets]]):
-    """Some rows of an array of pictures, with the labels of each.
+class Pictures(Dataset[tuple[Tensor, SparseTargets]]):
+    """Map-style rows of an array of pictures, with the labels of each.
+
+    Another process gets the name of a memory-mapped file, not the pictures.
 
     Attributes:
         images: ``[images, channels, size, size]``, uint8, usually memory-mapped.
         rows: ``[pictures]``, int64, the rows of ``images`` that belong to this data set.
         targets: the labels of each of the pictures.
+    """
+
+    def __init__(self, images: np.ndarray, rows: np.ndarray, targets: SparseTargets) -> None:
+        self.images, self.rows, self.targets = images, np.asarray(rows, dtype=np.int64), targets
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, SparseTargets]:
+        """A whole batch: uint8 ``[B, channels, size, size]`` and its targets."""
+        picked = torch.as_tensor(rows, dtype=torch.int64)
+        images = torch.from_numpy(self.images[self.rows[picked.numpy()]])
+        return images, self.targets.select(picked)
+
+    def __getstate__(self) -> dict[str, Any]:
+        images, state = self.images, dict(self.__dict__)
+        del state["images"]
+        if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap):  # no view of one
+            where = (str(images.filename), images.dtype.str, images.offset, images.shape)
+            return {**state, "file": where}
+        return {**state, "images": images[self.rows], "rows": np.arange(len(self.rows))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "file" in state:
+            path, dtype, offset, shape = state.pop("file")
+            state["images"] = np.memmap(path, dtype, "r", offset, shape)
+        self.__dict__.update(state)
+
+
+class ImageDataset(Pictures):
+    """Pictures over a label space.
+
+    Attributes:
         label_space: what the labels are called.
     """
 
@@ -31,19 +68,8 @@ class ImageDataset(Dataset[tuple[Tensor, SparseTargets]]):
         targets: SparseTargets,
         label_space: LabelSpace,
     ) -> None:
-        self.images = images
-        self.rows = np.asarray(rows, dtype=np.int64)
-        self.targets = targets
+        super().__init__(images, rows, targets)
         self.label_space = label_space
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, rows: list[int]) -> tuple[Tensor, SparseTargets]:
-        """A whole batch: uint8 ``[B, channels, size, size]`` and its targets."""
-        picked = torch.as_tensor(rows, dtype=torch.int64)
-        images = torch.from_numpy(self.images[self.rows[picked.numpy()]])
-        return images, self.targets.select(picked)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fastheads.models import AugmentedNetwork, Tap
 from fastheads.nn import AugmentedClassifier, ConditionalClassifier
 from fastheads.pipelines.heads import score_batches
 from fastheads.pipelines.rows import SeedRows
-from fastheads.pipelines.run_folder import environment, write_arrays, write_json
+from fastheads.pipelines.run_folder import dataset_counts, environment, write_arrays, write_json
 
 EXAMPLES = 40  # labels shown of each group
 REPAIRED = 3  # confusions shown of each group
@@ -64,15 +64,7 @@ def analyse(
         "settings": settings,
         "command": command,
         "environment": environment(),
-        "dataset": {
-            "labels": data.num_labels,
-            "train": len(data.train),
-            "holdout": len(data.holdout),
-            "test": len(data.test),
-            "faces": len(data.faces),
-            "skipped": len(data.skipped),
-            "dropped": len(data.dropped),
-        },
+        "dataset": dataset_counts(data),
         "durations": [*durations, {"stage": "analysis", "seconds": spent}],
         "eigenvalues": found["eigenvalues"],
         "num_groups": grouping.num_groups,

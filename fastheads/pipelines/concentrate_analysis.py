@@ -13,6 +13,7 @@ from fastheads.metrics import count_parameters
 from fastheads.models import HeadedNetwork
 from fastheads.pipelines.analysis import measure_latency
 from fastheads.pipelines.run_folder import (
+    dataset_counts,
     environment,
     fingerprint,
     flat,
@@ -60,16 +61,7 @@ def analyse(
         "settings": flat(fingerprint(config)),
         "command": command,
         "environment": environment(),
-        "dataset": {
-            "labels": data.num_labels,
-            "nodes": len(given.label_space) - given.num_annotated,
-            "train": len(data.train),
-            "holdout": len(data.holdout),
-            "test": len(data.test),
-            "faces": len(data.faces),
-            "skipped": len(data.skipped),
-            "dropped": len(data.dropped),
-        },
+        "dataset": dataset_counts(data) | {"nodes": len(given.label_space) - given.num_annotated},
         "verticals": _verticals(run, given),
         "per_vertical": {row: _spread(values) for row, values in measured.items()},
         "heads": {row: _head(run, row) for row in run.measured},

@@ -19,6 +19,7 @@ from fastheads.metrics import evaluate
 from fastheads.models import logistic_units
 from fastheads.nn import AugmentedClassifier, GroupHeads, head_widths
 from fastheads.pipelines.frozen import Frozen, FrozenRows, OnFrozen
+from fastheads.pipelines.run_folder import training_curve
 from fastheads.targets import SparseTargets
 from fastheads.training import TrainConfig, fit
 
@@ -162,13 +163,7 @@ def grow_heads(
         folder=folder / "training" / f"{name} seed {seed}",
         name=f"{name}, seed {seed}",
     )
-    curve = {
-        "row": name,
-        "seed": seed,
-        "step": [point["step"] for point in result.curve],
-        "loss": [point["loss"] for point in result.curve],
-        "seconds": result.seconds,
-    }
+    curve = training_curve(name, seed, result)
     return top.cpu().eval(), curve
 
 

@@ -13,6 +13,7 @@ from fastheads.data import Augmentation, Normalize
 from fastheads.labels import Grouping, LabelSpace
 from fastheads.models import AugmentedNetwork, BaseConfig, BaseNetwork, Tap
 from fastheads.nn import AugmentedClassifier, GroupHeads
+from fastheads.pipelines.gated_training import described_gated
 from fastheads.pipelines.student_file import described_student
 from fastheads.training import load_weights, save_weights
 from fastheads.training.checkpoint import write_whole
@@ -74,7 +75,8 @@ def load_network(folder: Path) -> tuple[nn.Module, LabelSpace, tuple[int, ...], 
     """Reads what :func:`save_network` wrote.
 
     Returns:
-        The network in eval mode, its labels, the image shape and the normalisation.
+        The network in eval mode, its labels, the image shape and the normalisation. Its outputs are
+        logits, each of a label by itself, unless :func:`is_softmax` says otherwise.
 
     Raises:
         ValueError: if the folder holds no finished network.
@@ -88,11 +90,18 @@ def load_network(folder: Path) -> tuple[nn.Module, LabelSpace, tuple[int, ...], 
     network: nn.Module
     if "student" in stored:
         network = described_student(stored["student"], image_shape)
+    elif "adaptive" in stored:
+        network = described_gated(stored["adaptive"], image_shape, len(label_space))
     else:
         network = _described_base(stored, image_shape, len(label_space))
     load_weights(network, folder / "model.safetensors")
     normalize = Normalize(*(tuple(stored["normalize"][key]) for key in ("mean", "std")))
     return network.eval(), label_space, image_shape, normalize
+
+
+def is_softmax(folder: Path) -> bool:
+    """Whether the logits of the network in a run folder are those of one distribution."""
+    return "adaptive" in json.loads((folder / "network.json").read_text())
 
 
 def _described_base(

@@ -14,7 +14,7 @@ from fastheads.data.files import decode
 from fastheads.models import HeadedNetwork
 from fastheads.nn import topk_logits
 from fastheads.ops import topk_indices
-from fastheads.pipelines.network_file import load_network
+from fastheads.pipelines.network_file import is_softmax, load_network
 
 Ink = Literal["auto", "light", "dark"]
 _INVERT: dict[Ink, bool | None] = {"auto": None, "light": False, "dark": True}
@@ -40,7 +40,8 @@ def predict(
         raise ValueError(f"top must be 1 to {len(label_space)}, got {top}")
     batch = torch.stack([read_image(Path(path), image_shape, ink) for path in images])
     with torch.no_grad():
-        scores = network(normalize(batch)).sigmoid()
+        logits = network(normalize(batch))
+    scores = logits.softmax(1) if is_softmax(run) else logits.sigmoid()
     best = topk_indices(scores, top)
     return {
         Path(path): [(label_space.names[label], float(row[label])) for label in labels]

@@ -17,6 +17,8 @@ import yaml
 from torch import Tensor
 
 import fastheads
+from fastheads.data import Data
+from fastheads.training import FitResult
 from fastheads.training.checkpoint import write_whole
 from fastheads.training.config import FREE_SETTINGS
 
@@ -82,6 +84,23 @@ def total_durations(durations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         stage = each["stage"].split(", seed")[0]
         total[stage] = total.get(stage, 0) + each["seconds"]
     return [{"stage": stage, "seconds": seconds} for stage, seconds in total.items()]
+
+
+def dataset_counts(data: Data) -> dict[str, int]:
+    """How much there is of a data set, for its report."""
+    parts = ("train", "holdout", "test", "faces", "skipped", "dropped")
+    return {"labels": data.num_labels, **{part: len(getattr(data, part)) for part in parts}}
+
+
+def training_curve(row: str, seed: int, result: FitResult) -> dict[str, Any]:
+    """The loss along a training, for its report."""
+    return {
+        "row": row,
+        "seed": seed,
+        "step": [point["step"] for point in result.curve],
+        "loss": [point["loss"] for point in result.curve],
+        "seconds": result.seconds,
+    }
 
 
 def environment() -> dict[str, Any]:

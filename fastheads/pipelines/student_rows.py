@@ -19,6 +19,7 @@ from fastheads.models import HeadedNetwork
 from fastheads.nn import Standardize
 from fastheads.pipelines.frozen import BATCH, Frozen, augmented_batches, extract
 from fastheads.pipelines.heads import HeadsConfig, count_confusions
+from fastheads.pipelines.run_folder import training_curve
 from fastheads.pipelines.side_by_side import run_all
 from fastheads.pipelines.soft_targets import SoftTargets
 from fastheads.pipelines.student_task import Repeated, StudentTask, Targets, mean_targets
@@ -241,14 +242,6 @@ def _prior(run: Run, targets: Targets, grouping: Grouping) -> Tensor:
 def _finished(run: Run, task: StudentTask) -> HeadedNetwork:
     """The student of a task; its curve and the time that it took are added to the run's."""
     network, result = task.run()
-    run.curves.append(
-        {
-            "row": task.row,
-            "seed": task.seed,
-            "step": [point["step"] for point in result.curve],
-            "loss": [point["loss"] for point in result.curve],
-            "seconds": result.seconds,
-        }
-    )
+    run.curves.append(training_curve(task.row, task.seed, result))
     run.stages.durations.append({"stage": f"student {task.name}", "seconds": result.seconds})
     return network

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from fastheads.data import Augmentation
+from fastheads.data.images import Pictures
 from fastheads.losses import sigmoid_cross_entropy
 from fastheads.models import BaseConfig, BaseNetwork
 from fastheads.nn import Standardize
-from fastheads.targets import SparseTargets
 from fastheads.training import TrainConfig, fit, load_weights, save_weights
 from fastheads.training.checkpoint import check_same, write_whole
 from fastheads.training.config import FREE_SETTINGS
@@ -28,47 +24,13 @@ DESCRIPTION, WEIGHTS = "teacher.json", "model.safetensors"
 MEASURED = 1024  # pictures that tell mean and deviation of the first features
 
 
-class VerticalPictures(Dataset[tuple[Tensor, SparseTargets]]):
-    """Map-style rows of the pictures that have a label in one vertical.
-
-    Another process gets the name of a memory-mapped file, not the pictures.
-
-    Attributes:
-        targets: labels of the vertical, numbered from 0 within it.
-    """
-
-    def __init__(self, images: np.ndarray, rows: np.ndarray, targets: SparseTargets) -> None:
-        self.images, self.rows, self.targets = images, rows, targets
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, rows: list[int]) -> tuple[Tensor, SparseTargets]:
-        picked = torch.as_tensor(rows, dtype=torch.int64)
-        images = torch.from_numpy(self.images[self.rows[picked.numpy()]])
-        return images, self.targets.select(picked)
-
-    def __getstate__(self) -> dict[str, Any]:
-        images, rows = self.images, self.rows
-        if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap):  # no view of one
-            where = (str(images.filename), images.dtype.str, images.offset, images.shape)
-            return {"file": where, "rows": rows, "targets": self.targets}
-        return {"images": images[rows], "rows": np.arange(len(rows)), "targets": self.targets}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "file" in state:
-            path, dtype, offset, shape = state.pop("file")
-            state["images"] = np.memmap(path, dtype, "r", offset, shape)
-        self.__dict__.update(state)
-
-
 @dataclass(frozen=True)
 class TeacherTask:
     """All that a process needs to train one teacher."""
 
     name: str
     folder: Path
-    pictures: VerticalPictures
+    pictures: Pictures
     image_shape: tuple[int, ...]
     num_labels: int
     base: BaseConfig

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fastheads.data import Augmentation, Data
+from fastheads.data.images import Pictures
 from fastheads.hierarchy import Hierarchy
 from fastheads.labels import Grouping
 from fastheads.models import BaseConfig
@@ -18,7 +19,6 @@ from fastheads.pipelines.side_by_side import run_all
 from fastheads.pipelines.teacher_task import (
     WEIGHTS,
     TeacherTask,
-    VerticalPictures,
     describe,
     read_network,
     steps_per_epoch,
@@ -138,7 +138,7 @@ def train_teachers(
 
 def vertical_pictures(
     data: Data, targets: SparseTargets, grouping: Grouping, group: int
-) -> VerticalPictures:
+) -> Pictures:
     """The training pictures with a label in the vertical, and these labels alone."""
     members = torch.from_numpy(grouping.members(group))
     inside = torch.from_numpy(grouping.group_of)[targets.indices] == group
@@ -150,7 +150,7 @@ def vertical_pictures(
         )
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     labels = torch.searchsorted(members, targets.indices[inside])
-    return VerticalPictures(
+    return Pictures(
         data.train.images, data.train.rows[rows.numpy()], SparseTargets(labels, offsets)
     )
 

@@ -22,7 +22,7 @@ _GLYPHS = {"s": "■□", "D": "◆◇", "o": "●○", "^": "▲△", "v": "▼
 
 def mark(row: Row) -> Html:
     """The row's marker in its colour, as in the figures."""
-    style = f"color:var(--row-{row.key},{row.color})"
+    style = f"color:var(--row-{row.like or row.key},{row.color})"
     return tag(
         "span", _GLYPHS[row.marker][row.hollow], class_="mark", style=style, aria_hidden="true"
     )

@@ -82,8 +82,9 @@ tbody th:has(.mark){padding-left:2.15rem;text-indent:-1.45em}
 tr>:first-child{position:sticky;left:0;z-index:1;background:var(--surface)}
 td b{font-weight:680}
 .paper{color:var(--muted)}
-td .agrees{color:var(--good);font-weight:600}
-td .contradicts{color:var(--warning);font-weight:600}
+td .agrees,.findings .agrees{color:var(--good);font-weight:600}
+td .contradicts,.findings .contradicts{color:var(--warning);font-weight:600}
+td .undecided,td .not-measured{color:var(--muted)}
 .bar{display:inline-block;height:.6em;min-width:1px;border-radius:1px;background:var(--accent)}
 .bar.before{background:var(--muted)}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));gap:1rem;

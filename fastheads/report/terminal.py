@@ -33,9 +33,12 @@ def print_results(
     table.add_column("row", min_width=14)
     system = system_of(metrics)
     names = [name.replace(" per ", "\n") for name in system.metrics.values()]
+    costs = {name: title.replace(", ", ",\n")
+             for name, title in system.costs.items()
+             if any(name in values for values in metrics.values())}  # fmt: skip
     base = metrics.get(system.base)
     times = [] if base is None else [f"× {row_for(system.base).short}"]
-    for name in (*names, "multiply\nadds", *times, "para-\nmeters"):
+    for name in (*names, *costs.values(), "multiply\nadds", *times, "para-\nmeters"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in ordered(metrics):
         values = metrics[row.key]
@@ -47,6 +50,7 @@ def print_results(
         table.add_row(
             Text(row.short),
             *accuracies,
+            *(f"{values[name]['mean']:.2f}" if name in values else "–" for name in costs),
             count(values["macs"]),
             *([] if base is None else [ratio(values["macs"], base["macs"])]),
             count(values["parameters"]),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastheads.report import augment, concentrate
+from fastheads.report import adaptive, augment, concentrate, lesion
 from fastheads.report.run import read_run
 
-_BUILDERS = {"augment": augment.build_page, "concentrate": concentrate.build_page}
+_BUILDERS = {
+    "augment": augment.build_page,
+    "concentrate": concentrate.build_page,
+    "adaptive": adaptive.build_page,
+    "lesion": lesion.build_page,
+}
 
 
 def write_report(folder: Path) -> Path:

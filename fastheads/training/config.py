@@ -37,6 +37,8 @@ class TrainConfig:
     """Factor of the step schedule."""
     step_epochs: float = 8.0
     """Epochs between two factors of the step schedule."""
+    milestones: tuple[float, ...] = ()
+    """Epochs at which the step schedule multiplies, in place of every step_epochs."""
     clip_norm: float | None = None
     """Largest norm of all gradients together; None for no clipping."""
     polyak: float | None = None
@@ -95,6 +97,8 @@ def lr_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     if config.schedule == "cosine":
         done = (step - config.warmup) / max(1, total - config.warmup)
         return (1 + math.cos(math.pi * min(1.0, done))) / 2
+    if config.schedule == "step" and config.milestones:
+        return config.gamma ** sum(step >= m * steps_per_epoch for m in config.milestones)
     if config.schedule == "step":
         return config.gamma ** int(step / (config.step_epochs * steps_per_epoch))
     return 1.0

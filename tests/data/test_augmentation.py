@@ -51,6 +51,16 @@ def test_result_follows_the_generator_alone():
     assert first.shape == images.shape and first.abs().max() < 1.0001
 
 
+def test_flip():
+    images = pictures(64)
+    all_mirrored = augment(dataclasses.replace(STILL, flip=1.0), images)
+    torch.testing.assert_close(all_mirrored, eval_transform(images.flip(3)), atol=1e-4, rtol=0)
+    half = augment(dataclasses.replace(STILL, flip=0.5), images)
+    mirrored = (half - all_mirrored).abs().amax((1, 2, 3)) < 1e-3
+    plain = (half - eval_transform(images)).abs().amax((1, 2, 3)) < 1e-3
+    assert torch.equal(mirrored, ~plain) and 16 < mirrored.sum() < 48
+
+
 def test_each_picture_draws_its_own_parameters():
     images = pictures(1).expand(16, -1, -1, -1)
     for name in ("degrees", "translate", "shear", "blur", "contrast", "noise"):
@@ -115,6 +125,7 @@ def test_rejects():
     for options, message in [
         ({"scale": (0.0, 1.0)}, "scale must be positive"),
         ({"blur": 2.0}, "blur must lie in 0 to 1, got 2.0"),
+        ({"flip": -0.5}, "flip must lie in 0 to 1, got -0.5"),
         ({"padding": "wrap"}, "padding must be .* got 'wrap'"),
     ]:
         with pytest.raises(ValueError, match=message):

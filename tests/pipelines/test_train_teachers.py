@@ -15,11 +15,11 @@ import tiny
 import torch
 
 from fastheads.data import Augmentation
+from fastheads.data.images import Pictures
 from fastheads.hierarchy import Hierarchy
 from fastheads.labels import Grouping
 from fastheads.models import BaseConfig, BaseNetwork
 from fastheads.pipelines import teacher_task
-from fastheads.pipelines.teacher_task import VerticalPictures
 from fastheads.pipelines.teachers import Teachers
 from fastheads.pipelines.train_teachers import TeachersConfig, folder_name, train_teachers
 from fastheads.targets import SparseTargets
@@ -214,9 +214,9 @@ def test_process_that_dies(data, grouping, tmp_path, monkeypatch):
 
 def test_pictures_reach_a_process_by_the_name_of_their_file(data):
     targets = data.train.targets.select(torch.tensor([1, 3]))
-    mapped = VerticalPictures(data.train.images, data.train.rows[[1, 3]], targets)
-    held = VerticalPictures(np.array(data.train.images), mapped.rows, targets)
-    part = VerticalPictures(data.train.images[1:], mapped.rows - 1, targets)
+    mapped = Pictures(data.train.images, data.train.rows[[1, 3]], targets)
+    held = Pictures(np.array(data.train.images), mapped.rows, targets)
+    part = Pictures(data.train.images[1:], mapped.rows - 1, targets)
     for pictures in (mapped, held, part):
         sent = pickle.dumps(pictures)
         assert len(sent) < 10_000

@@ -7,13 +7,16 @@ import matplotlib
 import numpy as np
 import pytest
 
-from fastheads.report import concentrate_figures, figures
+from fastheads.report import adaptive_figures, concentrate_figures, figures, lesion_figures
 
-from . import concentrate_run
+from . import adaptive_run, concentrate_run, lesion_run
 from .conftest import make_analysis, make_rows
 
 ANALYSIS, ARRAYS = make_analysis()
 STUDENTS = concentrate_run.make_rows()
+GATED = adaptive_run.make_rows()
+GATED_ANALYSIS, GATED_ARRAYS = adaptive_run.make_analysis()
+LESIONS = lesion_run.make_analysis()[0]
 PACED = [curve for curve in concentrate_run.make_analysis()[0]["curves"]
          if curve["row"] in ("paced", "paced_label")]  # fmt: skip
 CHARTS = {
@@ -39,6 +42,33 @@ CHARTS = {
     "shares": lambda: concentrate_figures.generic_shares(
         [0, 0.5, 1], [STUDENTS[key]["mpvap"] for key in ("fc_sc", "found", "fc_fc")],
         [0.329, None, 0.315], alt="a <b>"
+    ),
+    "cost": lambda: adaptive_figures.accuracy_over_cost(GATED, "top1", "ms_32", alt="a <b>"),
+    "heatmap": lambda: adaptive_figures.execution_heatmap(
+        GATED_ARRAYS["execution"], GATED_ANALYSIS["execution"]["groups"], [2, 5], alt="a <b>"
+    ),
+    "trajectories": lambda: adaptive_figures.rate_trajectories(
+        [0, 1], np.array([[0.85, 0.85], [1.0, 0.5]]), [0], 0.7, alt="a <b>"
+    ),
+    "histogram": lambda: adaptive_figures.layer_histogram(
+        GATED_ANALYSIS["histogram"]["all"], GATED_ANALYSIS["histogram"]["groups"][:2], alt="a <b>"
+    ),
+    "attack": lambda: adaptive_figures.attack_curves(
+        [0, 0.1], {"plain": {"jpeg": [0.9, 0.1]}, "adaptive_70": {}}, "jpeg", "top-1", alt="a <b>"
+    ),
+    "gates": lambda: adaptive_figures.rates_before_and_after([1, 0.5], [0.9, 0.4], alt="a <b>"),
+    "budget": lambda: adaptive_figures.budget_curve(
+        [{"k": 2, "top1": 0.9}, {"k": 1, "top1": 0.8}], (1.5, 0.85), "top1", alt="a <b>"
+    ),
+    "single": lambda: lesion_figures.single_deletions(
+        LESIONS["single"], {"resnet": [18]}, 0.9, alt="a <b>"
+    ),
+    "many": lambda: lesion_figures.many_deletions(LESIONS["many"], {}, 0.9, alt="a <b>"),
+    "reorder": lambda: lesion_figures.reordering(LESIONS["reorder"], 0.9, alt="a <b>"),
+    "lengths": lambda: lesion_figures.length_bars([0.25, 0.5, 0.25], (1, 1), alt="a <b>"),
+    "norms": lambda: lesion_figures.gradient_norms(LESIONS["gradients"], (5, 17), alt="a <b>"),
+    "remaining": lambda: lesion_figures.remaining_paths(
+        2, [1], [[1.0, 0.5, 0.0]], (0, 1), alt="a <b>"
     ),
     "size": lambda: concentrate_figures.size_and_accuracy(STUDENTS, "mpvap", alt="a <b>"),
 }  # fmt: skip
@@ -133,3 +163,34 @@ def test_verticals_are_named_and_rows_keep_their_colour() -> None:
     svg = CHARTS["verticals"]()
     assert {"a", "漢字 $x$"} <= set(texts(svg))
     assert "var(--row-paced)" in svg and "var(--row-fc_fc)" in svg
+
+
+def test_rates_are_joined_and_named_and_plain_is_the_unit() -> None:
+    shown = texts(CHARTS["cost"]())
+    assert {"40", "50", "60", "70", "80", "90"} <= set(shown)
+    assert any("× plain (0.48 ms)" in text for text in shown)
+    alone = adaptive_figures.accuracy_over_cost({"adaptive_40": GATED["adaptive_40"]}, "top1",
+                                                "macs", alt="")  # fmt: skip
+    assert "executed multiply-adds" in texts(alone)
+
+
+def test_the_heatmap_is_one_picture_with_the_groups_beside_it() -> None:
+    svg = CHARTS["heatmap"]()
+    assert svg.count("<image") == 1 and len(svg) < 400_000
+    assert {"Latin Lu", "Cyrillic", "Hebrew אב"} <= set(texts(svg))
+    assert texts(svg).count("▼") == 2 and texts(svg).count("gate") == 1
+    many = np.random.default_rng(0).random((100_000, 33), dtype=np.float32)
+    assert len(adaptive_figures.execution_heatmap(many, [], alt="")) < 400_000
+
+
+def test_numbers_of_gates_at_the_ends_of_trajectories() -> None:
+    assert {"1", "2"} <= set(texts(CHARTS["trajectories"]()))
+    same = np.full((2, 9), 0.9)
+    drawn = adaptive_figures.rate_trajectories([0, 1], same, alt="")
+    assert "1, 2, 3, 4, 5, 6…" in texts(drawn)
+
+
+def test_chance_and_downsampling_are_marked() -> None:
+    assert "chance" in texts(CHARTS["single"]()) and "chance" in texts(CHARTS["many"]())
+    without = lesion_figures.single_deletions({"vgg": LESIONS["single"]["vgg"]}, {}, alt="")
+    assert "chance" not in texts(without)

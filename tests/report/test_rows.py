@@ -4,9 +4,12 @@ import re
 
 import pytest
 
+from fastheads.report.blocks import mark
 from fastheads.report.rows import (
+    ADAPTIVE,
     AUGMENT,
     CONCENTRATE,
+    LESION,
     ROWS,
     byte_count,
     count,
@@ -19,6 +22,7 @@ from fastheads.report.rows import (
     row_for,
     system_of,
 )
+from fastheads.report.rows_adaptive import target_rate
 from fastheads.report.styles import CSS
 
 
@@ -84,3 +88,38 @@ def test_published_numbers_of_knowledge_concentration() -> None:
 def test_a_system_is_known_by_its_main_metric() -> None:
     assert system_of({"x": {"mpvap": {}, "top1": {}}}) is CONCENTRATE
     assert system_of({"x": {"map50_per_label": {}, "top1": {}}}) is AUGMENT
+
+
+def test_systems_of_the_same_metric_are_known_by_their_rows() -> None:
+    row = {"top1": {}}
+    assert system_of({"plain": row, "stochastic_depth": row}) is ADAPTIVE
+    assert system_of({"adaptive_55": row}) is ADAPTIVE
+    assert system_of({"resnet": row, "stochastic_depth": row}) is LESION
+    assert system_of({"network": row}) is LESION
+
+
+def test_a_row_of_two_systems_stands_in_the_order_of_the_other_rows() -> None:
+    assert [row.key for row in ordered(["stochastic_depth", "effective_paths", "resnet"])] == [
+        "resnet", "stochastic_depth", "effective_paths",
+    ]  # fmt: skip
+    keys = ["adaptive_40", "stochastic_depth", "plain"]
+    assert [row.key for row in ordered(keys)] == ["plain", "stochastic_depth", "adaptive_40"]
+
+
+@pytest.mark.parametrize(
+    ("key", "short", "like", "rate"),
+    [("adaptive_55", "adaptive 55 %", "adaptive_70", 0.55),
+     ("adaptive_60_all", "* 60 %", "adaptive_70_all", None),
+     ("adaptive_35_soft", "soft 35 %", "adaptive_70_soft", None),
+     ("random_60", "random 60 %", "random_70", None), ("budget_11", "exactly 11", "budget", None),
+     ("adaptive_70", "adaptive 70 %", None, 0.7),
+     ("adaptive_60_odd", "adaptive 60 odd", None, None)],
+)  # fmt: skip
+def test_other_rates_look_like_the_listed_ones(
+    key: str, short: str, like: str | None, rate: float | None
+) -> None:
+    row = row_for(key)
+    assert (row.key, row.short, row.like) == (key, short, like) and target_rate(key) == rate
+    if like:
+        assert (row.color, row.marker) == (row_for(like).color, row_for(like).marker)
+        assert f"var(--row-{like}," in mark(row)

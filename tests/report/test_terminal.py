@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fastheads.report.rows import row_for
 from fastheads.report.terminal import print_results
 
-from . import concentrate_run
+from . import adaptive_run, concentrate_run
 from .conftest import METRICS, make_rows
 
 
@@ -47,6 +48,19 @@ def test_students_and_specialists_at_any_width(width: int) -> None:
             assert name not in row or f"{100 * row[name]['mean']:.2f}" in text
         assert f"{row['macs'] / rows['generalist']['macs']:.3f}×" in text
     assert "…" not in text and "5.84 M" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_layers_and_times_of_adaptive_networks_at_any_width(width: int) -> None:
+    rows = adaptive_run.make_rows()
+    text = printed(width, rows)
+    for key, row in rows.items():
+        assert row_for(key).short.split()[0] in text
+        for name in ("layers", "ms_1", "ms_32"):
+            assert f"{row[name]['mean']:.2f}" in text
+    assert "…" not in text
+    del rows["plain"]["layers"]
+    assert "–" in printed(width, rows)
 
 
 def test_without_a_generalist_there_is_no_ratio() -> None:

@@ -36,6 +36,14 @@ def test_step():
     assert f[79] == 1.0 and f[80] == 0.96 and f[160] == pytest.approx(0.96**2)
 
 
+def test_milestones():
+    """The recipe of CIFAR: a tenth after 150 and after 250 of 350 epochs."""
+    settings = {"schedule": "step", "gamma": 0.1, "milestones": (150, 250), "epochs": 350}
+    f = factors(2, **settings)
+    assert f[299] == 1.0 and f[300] == 0.1 and f[499] == 0.1
+    assert f[500] == f[-1] == pytest.approx(0.01)
+
+
 def test_constant():
     assert factors(schedule="constant", warmup=2)[:3] == [0.5, 1.0, 1.0]
 

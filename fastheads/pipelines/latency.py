@@ -1,0 +1,101 @@
+"""Milliseconds of networks, timed in turns."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastheads.pipelines.frozen import channels_last
+
+WARM_UP = 16  # batches at most that are not timed, in which gated blocks calibrate themselves
+
+
+def milliseconds(call: Callable[[], Any], repeats: int) -> float:
+    """The median over ``repeats`` calls; before them one that is not timed."""
+    call()
+    return statistics.median(_time(call) for _ in range(repeats))
+
+
+@torch.inference_mode()
+def latency(
+    networks: Mapping[str, nn.Module | Callable[[Tensor], Any]],
+    images: Tensor,
+    batch_sizes: tuple[int, ...] = (1, 32),
+    *,
+    calls: int = 128,
+    seconds: float = 20.0,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds an image of each network, for some batch sizes.
+
+    Each batch goes through all networks before the next one does, so that what else happens on the
+    machine hits them alike; who comes first changes from batch to batch. Batches of one go over
+    ``calls`` different images, or all there are: a network that skips layers takes longer for some.
+
+    Args:
+        networks: in evaluation mode, on the device of the images; or functions.
+        images: ``[N, C, H, W]``, normalised; begun again where a batch needs more.
+        batch_sizes: in images.
+        calls: of each network for each batch size, 5 at least.
+        seconds: for each batch size no further batch begins after so long, but after 5 of them.
+
+    Returns:
+        For each network and batch size: the median ``ms`` over the calls and the quartiles ``low``
+        and ``high``. They hold for ``torch.get_num_threads()`` threads.
+
+    Raises:
+        ValueError: if there are no images, or a network is in training mode.
+    """
+    if not len(images):
+        raise ValueError("images must hold at least one image, got none")
+    for name, network in networks.items():
+        if isinstance(network, nn.Module) and network.training:
+            raise ValueError(f"network {name!r} must be in evaluation mode, got training mode")
+    names = list(networks)
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
+    for size in batch_sizes:
+        batches = _batches(images, size, calls)
+        for network in networks.values():
+            for batch in batches[:WARM_UP]:
+                network(batch)
+        taken: dict[str, list[float]] = {name: [] for name in names}
+        begun = time.perf_counter()
+        for number in range(max(calls, 5)):
+            if number >= 5 and time.perf_counter() - begun > seconds:
+                break
+            batch, first = batches[number % len(batches)], number % max(len(names), 1)
+            for name in names[first:] + names[:first]:
+                taken[name].append(_time(partial(networks[name], batch)) / size)
+        for name, times in taken.items():
+            low, median, high = np.percentile(times, [25, 50, 75]).tolist()
+            found[name][str(size)] = {"ms": median, "low": low, "high": high}
+    return found
+
+
+def _batches(images: Tensor, size: int, calls: int) -> list[Tensor]:
+    """At most ``calls`` different batches, evenly spread over the images."""
+    count = min(calls, math.ceil(len(images) / size))
+    starts = np.linspace(0, max(len(images) - size, 0), count).astype(int)
+    rows = [(torch.arange(size) + int(start)) % len(images) for start in starts]
+    return [channels_last(images[each]) for each in rows]
+
+
+def _time(call: Callable[[], Any]) -> float:
+    """Milliseconds of one call; on CUDA until the device is done."""
+    _wait()
+    begun = time.perf_counter()
+    call()
+    _wait()
+    return 1000 * (time.perf_counter() - begun)
+
+
+def _wait() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
