@@ -155,13 +155,15 @@ def measure(case: Case, *, budget: float = 4.0, repeats: int = 50) -> list[dict[
     return rows
 
 
-def run(cases: Iterable[Case], out: Path | None, *, device: torch.device, quick: bool) -> None:
-    """Measures all cases, prints the table as it grows and appends the rows to ``out``."""
+def run(
+    cases: Iterable[Case], out: Path | None, *, device: torch.device, quick: bool
+) -> list[dict[str, Any]]:
+    """Measures all cases, prints the table as it grows, appends the rows to ``out``."""
     bandwidth = copy_bandwidth(device) / 1e9
     print(f"{device_name(device)}, {torch.get_num_threads()} threads, copy {bandwidth:.1f} GB/s")
     form = "{:22} {:26} {:9} {:24} {:>11} {:>17} {:>7} {:>8} {:>11}"
     print(form.format(*"op shape dtype provider us quartiles GB/s of-copy x-best-peer".split()))
-    settings = SETTINGS.get()
+    settings, every = SETTINGS.get(), []
     for case in cases:
         if settings.dtype not in (None, case.dtype):
             continue
@@ -173,11 +175,13 @@ def run(cases: Iterable[Case], out: Path | None, *, device: torch.device, quick:
             times = (f"{row['median_us']:.1f}", f"{row['q25_us']:.1f}-{row['q75_us']:.1f}")
             shares = (f"{rate:.2f}", f"{rate / bandwidth:.0%}", f"{row['ratio_to_best_peer']:.2f}")
             print(form.format(*names, *times, *shares), flush=True)
+        every += rows
         if out is not None:
             append(out, rows)
         if time.monotonic() > settings.deadline:
             print("the budget is spent; what is left of this benchmark is left out", flush=True)
             break
+    return every
 
 
 Row = Mapping[str, Any]
