@@ -23,7 +23,7 @@ from fastheads.nn.sc_linear import SCLinear
 from fastheads.nn.self_paced import SelfPacedLogits
 from fastheads.nn.squeeze_excite import SqueezeExcite
 from fastheads.nn.standardize import Standardize
-from fastheads.nn.switched_block import StochasticDepth, SwitchedBlock, switched
+from fastheads.nn.switched_block import StochasticDepth, SwitchedBlock, scale_branches, switched
 from fastheads.nn.topk_logits import topk_logits
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "require_residual_blocks",
     "residual_blocks",
     "sc_sc",
+    "scale_branches",
     "set_module",
     "switched",
     "topk_logits",

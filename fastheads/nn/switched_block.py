@@ -178,6 +178,27 @@ class StochasticDepth(nn.Module):
         return f"exactly={self.exactly}" if self.exactly else f"survival={self.survival}"
 
 
+@torch.no_grad()
+def scale_branches(network: nn.Module, factors: Sequence[float]) -> None:
+    """Multiplies the branch of each residual block by a factor, in its last convolution or norm.
+
+    A network that was trained with some of its blocks at a time is evaluated with all of them: each
+    counts as often as it was open, or every norm behind it would meet another distribution.
+
+    Raises:
+        ValueError: if there are not as many factors as blocks, or a branch ends in another layer.
+    """
+    for block, factor in zip(require_residual_blocks(network), factors, strict=True):
+        *_, last = (layer for layer in block.branch.modules() if not isinstance(layer, nn.Identity))
+        if not isinstance(last, nn.Conv2d | nn.BatchNorm2d):
+            raise ValueError(
+                f"the branch of {block.name} must end in a convolution or a batch norm, "
+                f"got {type(last).__name__}"
+            )
+        for parameter in last.parameters():
+            parameter.mul_(factor)
+
+
 def _put(model: nn.Module, switch: SwitchedBlock) -> None:
     set_module(model, switch.block.name, switch)
     for name in switch.block.absorbed:

@@ -16,7 +16,14 @@ from fastheads.data.images import Pictures
 from fastheads.losses import softmax_cross_entropy, target_rate_loss
 from fastheads.models import resnet, resnet110
 from fastheads.models.resnet import imagenet_resnet
-from fastheads.nn import GateReport, StochasticDepth, gate_model, gated_blocks, record_gates
+from fastheads.nn import (
+    GateReport,
+    StochasticDepth,
+    gate_model,
+    gated_blocks,
+    record_gates,
+    scale_branches,
+)
 from fastheads.pipelines.foreign_network import build_network
 from fastheads.pipelines.frozen import channels_last
 from fastheads.targets import SparseTargets
@@ -118,6 +125,7 @@ class GatesConfig:
             temperature=self.temperature,
             soft=soft,
             always_on=self.always_on,
+            inplace=True,  # nothing else reads what goes from block to block
         )
 
 
@@ -228,7 +236,9 @@ class GatedTask:
         )
         network = model.cpu().network
         if isinstance(network, StochasticDepth):
-            network = network.release()
+            survival = network.survival
+            scale_branches(network.release(), survival)
+            network = network.network
         return network.eval(), result, model.trajectory()
 
     def _groups(self, network: nn.Module) -> list[dict[str, Any]]:

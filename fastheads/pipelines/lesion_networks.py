@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from fastheads.data.images import Pictures
 from fastheads.losses import softmax_cross_entropy
 from fastheads.models.resnet import resnet
 from fastheads.models.vgg import vgg15
-from fastheads.nn.residual_blocks import require_residual_blocks
-from fastheads.nn.switched_block import StochasticDepth
+from fastheads.nn.switched_block import StochasticDepth, scale_branches
 from fastheads.pipelines.frozen import channels_last
 from fastheads.pipelines.teacher_task import steps_per_epoch
 from fastheads.training import FitResult, TrainConfig, fit
@@ -171,16 +170,3 @@ class NetworkTask:
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return channels_last(self.augmentation(images, generator))
-
-
-@torch.no_grad()
-def scale_branches(network: nn.Module, factors: Sequence[float]) -> None:
-    """Multiplies each branch of a pre-activation network by a factor, in its last convolution.
-
-    A network that was trained with few blocks at a time is evaluated with all of them: each counts
-    as often as it was open, or every norm behind it would meet another distribution.
-    """
-    for block, factor in zip(require_residual_blocks(network), factors, strict=True):
-        last = [*block.branch.modules()][-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is None and not block.relu
-        last.weight.mul_(factor)

@@ -11,12 +11,13 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from fastheads.losses import softmax_cross_entropy
-from fastheads.models import vgg15
+from fastheads.models import resnet, vgg15
 from fastheads.nn import (
     StochasticDepth,
     plain_layers,
     require_residual_blocks,
     residual_blocks,
+    scale_branches,
     switched,
 )
 from fastheads.targets import SparseTargets
@@ -318,3 +319,26 @@ def test_killed_and_continued(tmp_path):
     assert 0 < len(rest) < len(steps) and rest == steps[-len(rest) :]
     assert len({tuple(choice) for choice in steps}) > 2
     assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_scale_branches(preactivation):
+    """The same as blocks that are switched to these scales, also where a norm ends the branch."""
+    model = resnet((1, 2), (4, 8), num_labels=3, preactivation=preactivation).eval()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(norm.bias)
+    x, factors = torch.randn(2, 3, 8, 8), [0.9, 0.5, 0.25]
+    with torch.no_grad(), switched(model) as switches:
+        for switch, factor in zip(switches, factors, strict=True):
+            switch.scale = factor
+        expected = model(x)
+    scale_branches(model, factors)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected)
+
+
+def test_scale_branches_rejects():
+    model = resnet((1,), (4,), num_labels=3)
+    model.stages[0][0].branch.append(nn.Sigmoid())
+    with pytest.raises(ValueError, match=r"stages\.0\.0 must end in a convolution or .*Sigmoid"):
+        scale_branches(model, [0.5])

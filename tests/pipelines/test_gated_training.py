@@ -10,7 +10,7 @@ import torch
 
 from fastheads.data import Augmentation
 from fastheads.losses import softmax_cross_entropy
-from fastheads.nn import gate_model, gated_blocks, record_gates
+from fastheads.nn import StochasticDepth, gate_model, gated_blocks, record_gates
 from fastheads.pipelines.gated_training import (
     GatedTask,
     GatesConfig,
@@ -19,6 +19,7 @@ from fastheads.pipelines.gated_training import (
     copied,
 )
 from fastheads.targets import SparseTargets
+from fastheads.training.checkpoint import load
 
 NETWORK = NetworkConfig(blocks=(1, 2), widths=(4, 8))
 
@@ -109,8 +110,15 @@ def _branches(gated):
 
 
 def test_stochastic_depth_gives_the_network_back(data, tmp_path):
-    done, _, _ = task(data, tmp_path, "depth", target=None, stochastic_depth=True).run()
+    made = task(data, tmp_path, "depth", target=None, stochastic_depth=True)
+    done, _, _ = made.run()
     assert type(done) is type(NETWORK.build(1, 5)) and not done.training
+    # As it is evaluated within the training, all blocks open and scaled.
+    inside = WithLoss(StochasticDepth(NETWORK.build(1, data.num_labels)))
+    inside.load_state_dict(load(tmp_path / "training" / "depth seed 0" / "checkpoint.pt")["model"])
+    images = torch.randn(4, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(done(images), inside.network.eval()(images))
 
 
 def test_task_reaches_another_process(data, tmp_path):

@@ -16,11 +16,12 @@ from torch import nn
 import fastheads
 from fastheads.data import Data, DataConfig, Normalize, load_data
 from fastheads.metrics import evaluate
+from fastheads.nn import scale_branches
 from fastheads.nn.residual_blocks import require_residual_blocks
 from fastheads.nn.switched_block import StochasticDepth
 from fastheads.pipelines import lesion_task
 from fastheads.pipelines.lesion import LesionConfig, check_network, lesion, lesion_run
-from fastheads.pipelines.lesion_networks import ROWS, NetworksConfig, scale_branches
+from fastheads.pipelines.lesion_networks import ROWS, NetworksConfig
 from fastheads.pipelines.lesion_studies import deleted, error_rate
 from fastheads.pipelines.lesion_task import LesionsConfig, some_pictures
 from fastheads.pipelines.paths import path_shares, remaining_paths
