@@ -30,7 +30,7 @@ ALLOWED = {
     "training": {"ops", "nn", "losses", "metrics", "models", "clustering", *LABELS},
 }
 ALLOWED["pipelines"] = {*ALLOWED, "__init__"}  # __init__ for the version
-ALLOWED["cli"] = {*ALLOWED, "__init__"}
+ALLOWED["cli"] = {*ALLOWED, "presets", "__init__"}
 
 
 def imported_parts(path):

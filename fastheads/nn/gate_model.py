@@ -73,7 +73,7 @@ class GatedBlock(GatedResidual):
             inplace=inplace,
             mode=mode,
         )
-        self.block = block
+        self.block, self.place = block, f" of {block.name}"
         # Not by train(), which would also change layers that are frozen.
         self.training = gate.training = block.module.training
         for module in gate.modules():

@@ -58,6 +58,8 @@ class GatedResidual(nn.Module):
         last_executed: samples that the branch ran on in the last eager call, padding included.
     """
 
+    place = ""  # in a network, for messages
+
     def __init__(
         self,
         branch: nn.Module,
@@ -124,19 +126,30 @@ class GatedResidual(nn.Module):
     def _infer(self, x: Tensor, z: Tensor) -> Tensor:
         x, samples = _laid_out(x), x.shape[0]
         if samples == 1:  # nothing to list
-            rows = int(_number(z.item()) > 0)
+            rows = int(self._number(z.item()) > 0)
         else:
-            active, count = _list_active(z)
+            active, count = self._list_active(z)
             rows = self._rows(x, int(count))  # on CUDA this waits; see gated_graphs.py
         if rows == samples:
             return self._dense(x, z)
         self.__dict__["last_executed"] = rows  # as attribute it costs a module a microsecond
-        if not rows and self.shortcut is None and not self.rectifies_skipped:
-            return x  # itself, as an nn.Identity would
         y = self.start(x)
         if rows:
             self.add_branch(y, gather_rows(x, active[:rows]), active, count)
         return self.finish(y)
+
+    def _list_active(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return active_samples(z)
+        except RuntimeError:  # of a NaN, found in passing
+            for sample, value in enumerate(z.tolist()):
+                self._number(value, sample)
+            raise
+
+    def _number(self, value: float, sample: int = 0) -> float:
+        if math.isnan(value):
+            raise ValueError(f"gate logits must be finite, got nan for sample {sample}{self.place}")
+        return value
 
     @torch.compiler.disable
     def _rows(self, x: Tensor, open_gates: int) -> int:
@@ -217,21 +230,6 @@ class GatedResidual(nn.Module):
             f"relu={self.relu}, nonnegative={self.nonnegative}, inplace={self.inplace}, "
             f"mode={self.mode!r}"
         )
-
-
-def _list_active(z: Tensor) -> tuple[Tensor, Tensor]:
-    try:
-        return active_samples(z)
-    except RuntimeError:  # of a NaN, found in passing
-        for sample, value in enumerate(z.tolist()):
-            _number(value, sample)
-        raise
-
-
-def _number(value: float, sample: int = 0) -> float:
-    if math.isnan(value):
-        raise ValueError(f"gate logits must be finite, got nan for sample {sample}")
-    return value
 
 
 def _laid_out(x: Tensor) -> Tensor:

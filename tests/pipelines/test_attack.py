@@ -89,8 +89,8 @@ def signs_with(network, images, targets, decided):
     pixels = images.float().requires_grad_()
     x = network.stem(eval_transform(pixels))
     for block in gated_blocks(network).values():
-        weight, bias = block.gate.folded()
-        z, _ = gate_operator(x, weight, bias, block.gate.fc2.weight, block.gate.fc2.bias)
+        gate = block.gate.fold()
+        z, _ = gate_operator(x, *(p for fc in (gate.fc1, gate.fc2) for p in (fc.weight, fc.bias)))
         shortcut = x if block.shortcut is None else block.shortcut(x)
         x = (shortcut + decided(z).view(-1, 1, 1, 1) * block.branch(x)).relu()
     scores = network.classifier(network.pool(network.norm(x)))

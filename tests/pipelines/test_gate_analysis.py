@@ -71,7 +71,7 @@ def test_decide_rejects():
         decide(skipping.network(), [])
     network = skipping.network()
     gated_blocks(network)["stages.1.1"].gate.fc2.bias.data.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"stages\.1\.1 are NaN"):
+    with pytest.raises(ValueError, match=r"got nan for sample 0 of stages\.1\.1"):
         decide_on(network, TEST, eval_transform)
 
 
