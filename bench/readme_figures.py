@@ -1,7 +1,8 @@
 """Writes the measured numbers of README.md from `results/`; `--check` says whether they agree.
 
 `results/demo_metrics.json` is the `metrics.json` of a run of `make demo`,
-`results/concentrate_metrics.json` that of `fastheads concentrate`.
+`results/concentrate_metrics.json` and `results/adaptive_metrics.json` those of `fastheads
+concentrate` and `fastheads adaptive`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,20 @@ STUDENTS = {
     "found": "FC-SC, distilled, verticals found by confusions",
     "specialists": "the specialists, told the vertical",
 }
+ADAPTIVE = {
+    "plain": "plain network",
+    "plain_continued": "plain, trained on as long as the rows with gates",
+    "preactivation": "pre-activation, trained as long in all",
+    "stochastic_depth": "stochastic depth, trained as long in all",
+    "adaptive_90": "gates, target rate 90 %",
+    "adaptive_80": "gates, target rate 80 %",
+    "adaptive_70": "gates, target rate 70 %",
+    "adaptive_60": "gates, target rate 60 %",
+    "adaptive_50": "gates, target rate 50 %",
+    "adaptive_40": "gates, target rate 40 %",
+    "adaptive_60_worded": "each gate held at 60 % (eq. 5.8 as worded)",
+    "random_60": "blocks left out at random, at the rates of 60 %",
+}
 # The cases that README.md shows, by what their operation, pass, shape and dtype contain; `results/`
 # holds all.
 BENCHES = {
@@ -45,6 +60,7 @@ BENCHES = {
     "topk_confusion": "",
     "csr_matmul": "",
     "clustering": "",
+    "adaptive": "",
     "concentrate": r"B=(64|256) N=50000 float32|student|soft",
     "augment": r"paper 000 \[(32|256)\] float32|glyphs \[32\]",
 }
@@ -70,6 +86,34 @@ def results_table(metrics: dict, rows: dict[str, str], columns: dict[str, str], 
         )
     seeds = len(metrics[base]["top1"]["seeds"])
     return "\n".join(lines) + f"\n\nPercent, mean ± standard deviation over {seeds} seeds.\n"
+
+
+def adaptive_table(metrics: dict) -> str:
+    """Accuracy, what is executed and what it takes, the times as parts of the plain network's."""
+    names = {"ms_1": "alone", "ms_32": "in batches of 32"}
+    lines = [
+        f"| | top-1 | layers | multiply-adds | time {' | time '.join(names.values())} |",
+        "|---" * (len(names) + 4) + "|",
+    ]
+    plain = metrics["plain"]
+    for row, name in ADAPTIVE.items():
+        values = metrics[row]
+        times = [
+            f"{values[key]['mean'] / plain[key]['mean']:.2f}" if key in values else ""
+            for key in names
+        ]
+        layers = f"{values['layers']['mean']:.1f}"
+        macs = f"{values['macs'] / 1e6:.1f} M"
+        lines.append(
+            f"| {name} | {cell(values['top1'])} | {layers} | {macs} | {' | '.join(times)} |"
+        )
+    seeds = len(plain["top1"]["seeds"])
+    took = ", ".join(f"{plain[key]['mean']:.2f} ms an image {when}" for key, when in names.items())
+    return (
+        "\n".join(lines)
+        + f"\n\nPercent, mean ± standard deviation over {seeds} seeds; times as parts of the plain "
+        f"network's, measured in turns ({took}).\n"
+    )
 
 
 def cell(metric: dict) -> str:
@@ -115,9 +159,9 @@ def duration(microseconds: str) -> str:
 
 
 def block() -> str:
-    demo, concentrated = (
+    demo, concentrated, adaptive = (
         json.loads((RESULTS / f"{name}_metrics.json").read_text())
-        for name in ("demo", "concentrate")
+        for name in ("demo", "concentrate", "adaptive")
     )
     parts = [
         "`make demo`, on glyphs (mAP, top-1 and top-5 on drawings that were never trained on):",
@@ -125,6 +169,8 @@ def block() -> str:
         "`fastheads concentrate`, on glyphs, verticals by script (mpvap: "
         "average precision within the vertical, mean over verticals):",
         results_table(concentrated, STUDENTS, RANKED, "generalist"),
+        "`fastheads adaptive`, on Greek and Cyrillic letters (layers: executed residual blocks):",
+        adaptive_table(adaptive),
         "`fastheads bench`, peers in the same run (ratio above 1: faster than the best of them):",
         *(bench_table(name, wanted) for name, wanted in BENCHES.items()),
     ]
