@@ -148,6 +148,10 @@ bench() { # NAME OPTION...
     ((dry)) || options+=(--model "${MODEL:-timm:seresnet50}" --batch 64)
     limit=180 # it is compiled twice
   fi
+  if [[ $name == adaptive ]]; then
+    ((dry)) && options+=(--side 64 --batches 1 --eager)
+    limit=180 # so is this
+  fi
   rm -f "$out/$name.csv"
   step "bench_$name" "$limit" "$python" -m bench "$name" "${options[@]}" --out "$out/$name.csv"
 }
