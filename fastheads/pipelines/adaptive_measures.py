@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from fastheads.metrics import TopKAccuracy, count_parameters
 from fastheads.nn import force_gates, gated_blocks, record_gates
 from fastheads.nn.gate_budget import fit_budget, use_budget
 from fastheads.pipelines.adaptive_config import Run
-from fastheads.pipelines.block_costs import block_costs
+from fastheads.pipelines.block_costs import block_costs, executed_macs
 from fastheads.pipelines.frozen import picture_batches
 from fastheads.pipelines.latency import latency
 
@@ -109,9 +110,8 @@ def measure(
         ``rates`` of the gates.
     """
     metrics = {"top1": TopKAccuracy(1), "top5": TopKAccuracy(5)}
-    gates = len(gated_blocks(network))
     generator = torch.Generator().manual_seed(seed or 0)
-    opened = torch.zeros(gates, dtype=torch.float64)
+    gates, opened = len(gated_blocks(network)), []
     for images, targets in picture_batches(data.test, normalize):
         with ExitStack() as stack:
             if forced is not None:
@@ -122,23 +122,15 @@ def measure(
             metric.update(logits, targets)
         if record is not None:
             record.layers()  # looks for what is not a number
-            opened += torch.stack(record.z).double().sum(1)
-    rates = opened / len(data.test)
-    if forced is not None and seed is None:
-        rates = torch.ones_like(rates)  # every block runs
-    example = normalize(data.test.__getitems__([0])[0])
-    cost = block_costs(network, example)
-    gated = [block for block in cost.blocks if block.gated]
-    executed = sum(
-        rate * (block.macs + block.scale_macs)
-        for rate, block in zip(rates.tolist(), gated, strict=True)
-    )
+            opened.append(torch.stack(record.z, 1) > 0)  # a block that is scaled runs
+    runs = torch.cat(opened).numpy() if opened else np.zeros((len(data.test), 0), dtype=bool)
+    cost = block_costs(network, normalize(data.test.__getitems__([0])[0]))
     return {
         **{name: metric.compute().item() for name, metric in metrics.items()},
-        "layers": len(cost.blocks) - len(gated) + float(rates.sum()),
-        "macs": cost.unskippable_macs + cost.gate_macs + executed,
+        "layers": len(cost.blocks) - gates + float(runs.sum(1).mean()),
+        "macs": float(executed_macs(cost, runs).mean()),
         "parameters": count_parameters(network),
-        "rates": rates.tolist(),
+        "rates": runs.mean(0).tolist(),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,12 +15,6 @@ from torch import Tensor, nn
 from fastheads.pipelines.frozen import channels_last
 
 WARM_UP = 16  # batches at most that are not timed, in which gated blocks calibrate themselves
-
-
-def milliseconds(call: Callable[[], Any], repeats: int) -> float:
-    """The median over ``repeats`` calls; before them one that is not timed."""
-    call()
-    return statistics.median(_time(call) for _ in range(repeats))
 
 
 @torch.inference_mode()

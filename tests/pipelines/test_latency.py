@@ -6,7 +6,7 @@ from torch import nn
 
 from fastheads.nn import Gate, GatedResidual
 from fastheads.pipelines import latency as module
-from fastheads.pipelines.latency import latency, milliseconds
+from fastheads.pipelines.latency import latency
 
 IMAGES = torch.arange(40.0).view(40, 1, 1, 1)
 
@@ -37,16 +37,6 @@ def taking(clock, seconds, calls=None):
             calls.append(batch.flatten().tolist())
 
     return network
-
-
-def test_milliseconds_is_the_median_after_one_call(clock):
-    taken = iter([100, 5, 1, 3, 2, 4])
-
-    def call():
-        clock.now += next(taken) / 1000
-
-    assert milliseconds(call, 5) == pytest.approx(3)
-    assert next(taken, None) is None
 
 
 def test_latency_by_hand(clock):
