@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,14 +62,18 @@ def headline(analysis: Mapping[str, Any]) -> str:
 def findings(analysis: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Finding]:
     """The paper's statements, in its order."""
     row = main_row(analysis)
+    single = _given(
+        analysis, "single_mild", "Deleting a single block has little effect", "figure 4.3"
+    )
+    smooth = _given(analysis, "smooth_decay", "The error rises smoothly with the number of deleted "
+                    "blocks", "figure 4.5")  # fmt: skip
     return [
-        _given(analysis, "single_mild", "Deleting a single block has little effect", "figure 4.3"),
-        _vgg(analysis),
-        _downsampling(analysis, row),
-        _given(analysis, "smooth_decay", "The error rises smoothly with the number of deleted "
-               "blocks", "figure 4.5"),
-        _ten_and_twenty(analysis, row),
-        _reordering(analysis, row),
+        _if_learned(analysis, row, single),
+        _if_learned(analysis, "vgg", _vgg(analysis)),
+        _if_learned(analysis, row, _downsampling(analysis, row)),
+        _if_learned(analysis, row, smooth),
+        _if_learned(analysis, row, _ten_and_twenty(analysis, row)),
+        _if_learned(analysis, row, _reordering(analysis, row)),
         _lengths(analysis, row),
         _exponential(analysis, row),
         _given(analysis, "short_paths", "Short paths carry the gradient",
@@ -76,6 +81,16 @@ def findings(analysis: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Fi
         _effective(metrics),
         _stochastic_depth(analysis),
     ]  # fmt: skip
+
+
+def _if_learned(analysis: Mapping[str, Any], row: str | None, finding: Finding) -> Finding:
+    """The finding, undecided if the network whose error is to rise has learned nothing."""
+    single, chance = (analysis.get("single") or {}).get(row), analysis.get("chance")
+    if not single or chance is None or float(np.mean(single["whole"])) < chance - 1e-9:
+        return finding
+    if finding.verdict == "not measured":
+        return finding
+    return replace(finding, ours="The whole network is no better than chance.", holds=None)
 
 
 def _given(analysis: Mapping[str, Any], key: str, statement: str, paper: str) -> Finding:

@@ -36,6 +36,14 @@ def test_vgg_is_at_chance_if_every_layer_is() -> None:
     assert verdict(VGG, {"single": {"vgg": single(0.1, [0.9])}}) == "not measured"
 
 
+def test_a_network_that_learned_nothing_tells_nothing() -> None:
+    analysis = {"single": {"vgg": {"whole": [0.9], "error": [[0.9, 0.95]]}}, "chance": 0.9}
+    one = findings(analysis, {})[VGG]
+    assert one.verdict == "undecided" and "no better than chance" in one.ours
+    analysis["single"]["vgg"]["whole"] = [0.89]
+    assert verdict(VGG, analysis) == "agrees"
+
+
 def test_downsampling_blocks_cost_more() -> None:
     blocks = [{"downsampling": False}, {"downsampling": True}, {"downsampling": False}]
     analysis = {"networks": {"resnet": {"blocks": blocks}},
