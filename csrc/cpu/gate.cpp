@@ -24,15 +24,14 @@ const GateKernels& gate_kernels() {
   return gate_plain;
 }
 
-// A task is a sample, or fewer channels where there are fewer samples than threads; the sum of a
-// channel is the same either way.
-void pool(const GateShape& shape, const Tensor& x, Tensor& means) {
-  const bool channels_last = channels_innermost(x) || shape.pixels == 1;
-  const auto format = format_of(x.scalar_type());
-  const char* from = static_cast<const char*>(x.const_data_ptr());
-  char* to = static_cast<char*>(means.mutable_data_ptr());
-  const int64_t sample_bytes = shape.channels * shape.pixels * x.element_size();
-  const int64_t mean_bytes = shape.channels * means.element_size();
+// x: [N, C, H W] or [N, H W, C]; means: [N, C]. A task is a sample, or fewer channels where there
+// are fewer samples than threads; the sum of a channel is the same either way.
+void pool(const GateShape& shape, FloatFormat format, bool channels_last, const void* x,
+          void* means) {
+  const char* from = static_cast<const char*>(x);
+  char* to = static_cast<char*>(means);
+  const int64_t mean_bytes = shape.channels * std::max(4, bytes_of(format));
+  const int64_t sample_bytes = shape.channels * shape.pixels * bytes_of(format);
   const int64_t wanted = (torch::stable::get_num_threads() + shape.samples - 1) / shape.samples;
   const int64_t block = std::max<int64_t>(64, (shape.channels / wanted + 63) / 64 * 64);
   const int64_t parts = (shape.channels + block - 1) / block;
@@ -49,21 +48,15 @@ void pool(const GateShape& shape, const Tensor& x, Tensor& means) {
 
 // Both layers of every sample, without bias2; scale and shift of the hidden units once for all.
 template <typename weight_t>
-auto run_layers(const GateShape& shape, const Tensor& means, const Tensor& weight1,
-                const GateUnits<weight_t>& from, const Tensor& weight2) {
+auto run_layers(const GateShape& shape, FloatFormat format, const void* means,
+                const weight_t* weight1, const GateUnits<weight_t>& from, const weight_t* weight2) {
   std::vector<acc_t<weight_t>> units(2 * shape.hidden), beta(2 * shape.samples);
   for (int64_t j = 0; j < shape.hidden; ++j) {
     units[j] = from.scale(j);
     units[shape.hidden + j] = from.shift(j, units[j]);
   }
-  const GateLayers layers{means.const_data_ptr(),
-                          weight1.const_data_ptr(),
-                          units.data(),
-                          weight2.const_data_ptr(),
-                          beta.data(),
-                          shape.channels,
-                          shape.hidden};
-  const auto format = format_of(weight1.scalar_type());
+  const GateLayers layers{means,       weight1,        units.data(), weight2,
+                          beta.data(), shape.channels, shape.hidden};
   const int64_t work = std::max<int64_t>(1, shape.channels * shape.hidden);
   torch::stable::parallel_for(
       0, shape.samples, std::max<int64_t>(1, 131072 / work),
@@ -107,10 +100,14 @@ std::tuple<Tensor, Tensor, Tensor> gate(
   Tensor probability = empty<1>({shape.samples}, dtype);
   Tensor means = empty<2>({shape.samples, shape.channels}, dtype);
   if (shape.samples == 0) return {z, probability, means};
-  pool(shape, x, means);
+  const bool channels_last = channels_innermost(x) || shape.pixels == 1;
+  pool(shape, format_of(x.scalar_type()), channels_last, x.const_data_ptr(),
+       means.mutable_data_ptr());
   FASTHEADS_DISPATCH(weight1, "gate", [&] {
     const auto units = gate_units<scalar_t>(bias1, norm, eps);
-    const auto beta = run_layers(shape, means, weight1, units, weight2);
+    const auto beta =
+        run_layers(shape, format_of(weight1.scalar_type()), means.const_data_ptr(),
+                   weight1.const_data_ptr<scalar_t>(), units, weight2.const_data_ptr<scalar_t>());
     using acc = acc_t<scalar_t>;
     decide(beta, data_or_null<scalar_t>(bias2), data_or_null<acc>(noise), temperature, soft,
            z.mutable_data_ptr<acc>(), probability.mutable_data_ptr<acc>());
@@ -157,6 +154,30 @@ std::tuple<Tensor, Tensor> active_samples(const Tensor& z_) {
 }
 
 }  // namespace
+
+// The weights of a gate where they lie; nn/gate_of_one.py has the same fields.
+struct GateOfOne {
+  const float *weight1, *bias1, *weight2, *bias2;          // the biases may be null
+  const float *mean, *variance, *norm_weight, *norm_bias;  // each may be null as in GateUnits
+  int64_t channels, hidden;
+  float eps;
+};
+
+// z of one sample, float32, in evaluation, contiguous or channels-last. No operator: with cold
+// caches its arguments and results take ten times as long as its arithmetic.
+extern "C" float fastheads_gate_of_one(const GateOfOne* gate, const float* x, int64_t pixels,
+                                       bool channels_last) {
+  const GateShape shape{1, gate->channels, pixels, gate->hidden};
+  const GateUnits<float> units{gate->bias1,       gate->mean,      gate->variance,
+                               gate->norm_weight, gate->norm_bias, gate->eps};
+  constexpr auto format = FloatFormat::kFloat32;
+  std::vector<float> means(shape.channels);
+  pool(shape, format, channels_last || pixels == 1, x, means.data());
+  const auto beta = run_layers(shape, format, means.data(), gate->weight1, units, gate->weight2);
+  float z = 0, probability = 0;
+  decide<float, float>(beta, gate->bias2, nullptr, 1, false, &z, &probability);
+  return z;
+}
 
 STABLE_TORCH_LIBRARY_IMPL(fastheads, CPU, m) {
   m.impl("gate", TORCH_BOX(&gate));

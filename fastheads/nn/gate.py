@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.nn.utils import fuse_linear_bn_eval
 
+from fastheads.nn.gate_of_one import GateOfOne, places
 from fastheads.ops import gate, gumbel_noise
 
 
@@ -97,6 +99,34 @@ class Gate(nn.Module):
             **running,
         )
 
+    def decide_one(self, x: Tensor) -> float | None:
+        """``z`` of a batch of one as a number, in evaluation: the bits of a call, NaN included.
+
+        No operator is called, so that nothing sees this that watches operators. None where that
+        does not go (hooks, samples, other than float32 on the CPU, a layer that is not plain): call
+        the gate then.
+        """
+        own = self.__dict__  # attributes of modules take longer
+        norm, hooks = (
+            own["_modules"].get("norm"),
+            own["_forward_hooks"] or own["_forward_pre_hooks"],
+        )
+        if x.shape[0] != 1 or own["sample"] or hooks or not _unwatched(x):
+            return None
+        if own["training"] or (norm is not None and norm.training):
+            return None
+        try:
+            of_one = own.get("_of_one")
+            if of_one is None or of_one.places != places(own["_modules"]):
+                of_one = own["_of_one"] = GateOfOne(self)
+        except (AttributeError, KeyError):  # a layer that is not plain
+            return None
+        return of_one(x)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Its addresses are of this object, and of this process.
+        return {name: value for name, value in self.__dict__.items() if name != "_of_one"}
+
     def fold(self) -> Gate:
         """A copy for evaluation with the norm in the first layer: a little less to do, the same."""
         folded = copy.deepcopy(self).eval()
@@ -113,6 +143,18 @@ class Gate(nn.Module):
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, soft={self.soft}, sample={self.sample}"
+
+
+def _unwatched(x: Tensor) -> bool:
+    """Nothing compiles, traces, differentiates, counts or hooks what is done with ``x``."""
+    return type(x) is Tensor and not (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state()
+        or _global_forward_hooks
+        or _global_forward_pre_hooks
+    )
 
 
 def _running(norm: nn.Module | None) -> dict[str, Any]:

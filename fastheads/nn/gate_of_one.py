@@ -1,0 +1,106 @@
+"""The gate of a batch of one on the CPU: its arithmetic, called without an operator.
+
+With the caches as a convolution leaves them, an operator that takes nine tensors and returns three
+costs some ten times as much as the arithmetic of a gate on one sample.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_POINTERS = ("weight1", "bias1", "weight2", "bias2", "mean", "variance", "norm_weight", "norm_bias")
+
+
+class _Weights(ctypes.Structure):
+    """``GateOfOne`` of csrc/cpu/gate.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        ("channels", ctypes.c_int64),
+        ("hidden", ctypes.c_int64),
+        ("eps", ctypes.c_float),
+    ]
+
+
+# Not CDLL: to let other threads run meanwhile takes longer than the call.
+_decide = ctypes.PyDLL(str(Path(__file__).parents[1] / "libfastheads.so")).fastheads_gate_of_one
+_decide.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_bool)
+_decide.restype = ctypes.c_float
+
+
+class GateOfOne:
+    """Decides for one sample by the weights of a :class:`fastheads.nn.Gate`, where they lie.
+
+    Args:
+        gate: in evaluation mode.
+
+    Raises:
+        KeyError: if a weight is no parameter of its layer, as with a parametrization.
+        AttributeError: if there is none.
+    """
+
+    def __init__(self, gate: nn.Module) -> None:
+        modules: dict[str, Any] = gate._modules
+        self.places = places(modules)
+        norm = modules.get("norm")
+        layers = [modules["fc1"].weight, modules["fc1"].bias]
+        layers += [modules["fc2"].weight, modules["fc2"].bias]
+        if norm is not None:
+            layers += [norm.running_mean, norm.running_var, norm.weight, norm.bias]
+        # Kept, so that as long as a place is the same, so is what lies there.
+        self._kept = [t.detach() for t in layers]
+        self._channels, self._address = -1, 0
+        hidden, channels = layers[0].shape
+        shapes = [(hidden, channels), (hidden,), (2, hidden), (2,), *[(hidden,)] * 4]
+        plain = all(t.is_cpu and t.dtype == torch.float32 and t.is_contiguous() for t in layers)
+        if plain and [t.shape for t in layers] == shapes[: len(layers)]:
+            pointers = dict(zip(_POINTERS, self.places, strict=False))
+            eps = 0.0 if norm is None else norm.eps
+            self._weights = _Weights(**pointers, channels=channels, hidden=hidden, eps=eps)
+            self._channels, self._address = channels, ctypes.addressof(self._weights)
+
+    def __call__(self, x: Tensor) -> float | None:
+        """``z`` of ``x``, ``[1, C, H, W]``; None if ``x`` or the weights are for the operator."""
+        if x.dim() != 4 or x.dtype is not torch.float32 or not x.is_cpu:
+            return None
+        _, channels, height, width = x.shape
+        contiguous, pixels = x.is_contiguous(), height * width
+        if channels != self._channels or not pixels:
+            return None
+        if not (contiguous or x.is_contiguous(memory_format=torch.channels_last)):
+            return None
+        return _decide(self._address, x.data_ptr(), pixels, not contiguous)
+
+
+def places(modules: dict[str, Any]) -> tuple[float, ...]:
+    """Where the weights of a gate lie, in the order of ``GateOfOne`` in csrc, and its ``eps``.
+
+    By dictionaries, as attributes of modules take longer.
+
+    Raises:
+        KeyError: if a weight is no parameter of its layer, as with a parametrization.
+        AttributeError: if there is none.
+    """
+    fc1, fc2, norm = modules["fc1"]._parameters, modules["fc2"]._parameters, modules.get("norm")
+    layers = (
+        fc1["weight"].data_ptr(),
+        fc1["bias"].data_ptr(),
+        fc2["weight"].data_ptr(),
+        fc2["bias"].data_ptr(),
+    )
+    if norm is None:
+        return layers
+    running, affine = norm._buffers, norm._parameters
+    return (
+        *layers,
+        running["running_mean"].data_ptr(),
+        running["running_var"].data_ptr(),
+        affine["weight"].data_ptr(),
+        affine["bias"].data_ptr(),
+        norm.eps,
+    )
