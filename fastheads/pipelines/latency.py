@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastheads.nn import GatedResidual, gated_blocks
+from fastheads.nn.gated_cost import cost_key
 from fastheads.pipelines.frozen import channels_last
 
-WARM_UP = 16  # batches at most that are not timed, in which gated blocks calibrate themselves
+WARM_UP = 16  # batches at most that are not timed
 
 
 @torch.inference_mode()
@@ -31,6 +34,7 @@ def latency(
     Each batch goes through all networks before the next one does, so that what else happens on the
     machine hits them alike; who comes first changes from batch to batch. Batches of one go over
     ``calls`` different images, or all there are: a network that skips layers takes longer for some.
+    Gated blocks are calibrated before, see :func:`calibrate_alike`.
 
     Args:
         networks: in evaluation mode, on the device of the images; or functions.
@@ -55,6 +59,9 @@ def latency(
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
     for size in batch_sizes:
         batches = _batches(images, size, calls)
+        if size > 1:  # one image needs no calibration
+            modules = [each for each in networks.values() if isinstance(each, nn.Module)]
+            calibrate_alike(modules, batches[0])
         for network in networks.values():
             for batch in batches[:WARM_UP]:
                 network(batch)
@@ -70,6 +77,43 @@ def latency(
             low, median, high = np.percentile(times, [25, 50, 75]).tolist()
             found[name][str(size)] = {"ms": median, "low": low, "high": high}
     return found
+
+
+def calibrate_alike(networks: Sequence[nn.Module], batch: Tensor) -> None:
+    """Calibrates the gated blocks for such batches, those of one kind and shape alike.
+
+    They share the numbers of rows that give each of them the bits of its dense pass, and the median
+    of their times, so that noise does not make blocks or networks choose differently.
+
+    Args:
+        networks: in evaluation mode.
+        batch: images.
+    """
+    alike: dict[tuple[str, str], list[GatedResidual]] = defaultdict(list)
+
+    def calibrate(block: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(block, GatedResidual) and block.mode != "dense":
+            block.calibrate(args[0])
+            key = cost_key(args[0])
+            if key in block.calibration():  # not in one of a copy in another layout
+                alike[key, repr(block)].append(block)
+
+    every = [block for network in networks for block in gated_blocks(network).values()]
+    hooks = [block.register_forward_pre_hook(calibrate) for block in every]
+    try:
+        for network in networks if every else ():
+            network(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for (key, _), blocks in alike.items():
+        costs = [block.calibration()[key] for block in blocks]
+        times = [dict(zip(each["buckets"], each["seconds"], strict=True)) for each in costs]
+        buckets = sorted(set(times[0]).intersection(*times))
+        seconds = [float(np.median([each[rows] for each in times])) for rows in buckets]
+        for block in blocks:
+            shared = {"buckets": buckets, "seconds": seconds}
+            block.set_calibration({**block.calibration(), key: shared})
 
 
 def _batches(images: Tensor, size: int, calls: int) -> list[Tensor]:

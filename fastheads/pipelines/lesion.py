@@ -195,7 +195,8 @@ def conclude(
     write_json(folder / "metrics.json", metrics)
     report = write_report(folder)
     for finding in analysis.get("findings", ()):
-        print(("holds: " if finding["holds"] else "does not hold: ") + finding["sentence"])
+        verdict = {True: "holds", False: "does not hold", None: "undecided"}[finding["holds"]]
+        print(f"{verdict}: {finding['sentence']}")
     print_results(metrics, report)
     networks = {row: found.network for row, found in rows.items()}
     return LesionResult(networks, metrics, analysis, report)

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from fastheads.report.figures import ACCENT, INK, LINE, MUTED, SURFACE, chart, line_style, new_chart
 from fastheads.report.rows import METRIC_NAMES, milliseconds, ordered, spread
-from fastheads.report.rows_adaptive import target_rate
+from fastheads.report.rows_adaptive import budget_of, target_rate
 
 _COSTS = {"macs": "executed multiply-adds", "ms_1": "ms, one image at a time",
           "ms_32": "ms an image, batch of 32"}  # fmt: skip
@@ -25,7 +25,7 @@ _LONGEST = 18  # letters of a group's name beside a heatmap
 
 @chart
 def accuracy_over_cost(metrics: Mapping[str, Any], metric: str, cost: str) -> Figure:
-    """Accuracy against a cost relative to the plain network's; target rates joined by a line.
+    """Accuracy against a cost relative to the plain network's; rates and budgets joined by lines.
 
     Args:
         metrics: rows that hold ``cost``.
@@ -35,10 +35,12 @@ def accuracy_over_cost(metrics: Mapping[str, Any], metric: str, cost: str) -> Fi
     figure, axes = new_chart(3.0)
     base = _mean(metrics["plain"][cost]) if "plain" in metrics else None
     unit = base or 1.0
-    rates = sorted((key for key in metrics if target_rate(key)), key=lambda k: target_rate(k) or 0)
-    line = [(_mean(metrics[key][cost]) / unit, 100 * metrics[key][metric]["mean"]) for key in rates]
-    if line:
-        axes.plot(*zip(*line, strict=True), color=MUTED, linewidth=1.2, zorder=1.5)
+    for place, dashes in ((target_rate, "-"), (budget_of, ":")):
+        keys = sorted((key for key in metrics if place(key)), key=lambda key: place(key) or 0)
+        line = [(_mean(metrics[key][cost]) / unit, 100 * metrics[key][metric]["mean"])
+                for key in keys]  # fmt: skip
+        if line:
+            axes.plot(*zip(*line, strict=True), dashes, color=MUTED, linewidth=1.2, zorder=1.5)
     for row in ordered(metrics):
         values = metrics[row.key]
         x, y = _mean(values[cost]) / unit, 100 * values[metric]["mean"]
@@ -47,6 +49,9 @@ def accuracy_over_cost(metrics: Mapping[str, Any], metric: str, cost: str) -> Fi
         axes.errorbar(x, y, std, elinewidth=1, **style)
         if rate := target_rate(row.key):
             axes.annotate(f"{100 * rate:.0f}", (x, y + std), (0, 8), textcoords="offset points",
+                          ha="center", fontsize=9.5, color=INK)  # fmt: skip
+        elif budget := budget_of(row.key):
+            axes.annotate(str(budget), (x, y - std), (0, -15), textcoords="offset points",
                           ha="center", fontsize=9.5, color=INK)  # fmt: skip
     if base:
         axes.axvline(1.0, color=LINE, linewidth=1.2, zorder=1)

@@ -33,7 +33,7 @@ from fastheads.report.rows import (
     ordered,
     row_for,
 )
-from fastheads.report.rows_adaptive import TOP_METRICS
+from fastheads.report.rows_adaptive import TOP_METRICS, budget_of
 
 # Published in percent and millions, 'multiply-adds' in billions: CIFAR-10, table 5.1. The plain
 # network's 0.5 counts an addition and a multiplication each as one; it has 0.253 multiply-adds.
@@ -94,6 +94,9 @@ def results_section(metrics: Mapping[str, Any]) -> list[Content]:
         "images, times medians of repeated runs on this machine, below them their ratio to the "
         "plain network's. A layer is a residual block; a block without a gate is always executed."
     )
+    untimed = [row.short for row in ordered(metrics) if not set(times) & set(metrics[row.key])]
+    if times and untimed:
+        caption += f" Not timed, being other decisions of a network that is: {', '.join(untimed)}."
     bars = figures.row_bars(metrics, "top1", alt=bars_alt(metrics, "top1", "top-1"))
     return [
         paragraph(
@@ -137,10 +140,11 @@ def cost_section(metrics: Mapping[str, Any]) -> list[Content]:
     return [
         paragraph(
             "The paper's figure 5.3, which stops at multiply-adds: upwards and to the left is "
-            "better. The line joins the target rates, whose percentages stand above the markers; "
-            "the upright line is the plain network's cost."
+            "better. The line joins the target rates, whose percentages stand above the markers, "
+            "a dotted one the fixed numbers of open gates, which stand below; the upright line is "
+            "the plain network's cost."
         ),
-        legend(keys),
+        legend({key if budget_of(key) is None else "budget" for key in keys}),
         side_by_side(*charts),
     ]
 

@@ -49,10 +49,16 @@ def target_rate(key: str) -> float | None:
     return int(found[1]) / 100 if found else None
 
 
+def budget_of(key: str) -> int | None:
+    """The number of open gates of a row such as ``budget_7``; None for any other row."""
+    found = re.fullmatch(r"budget_(\d+)", key)
+    return int(found[1]) if found else None
+
+
 def rate_row(key: str) -> Row | None:
     """The row of another rate or budget than those listed; None if ``key`` is not of that form."""
-    if found := re.fullmatch(r"budget_(\d+)", key):
-        short = f"exactly {found[1]}"
+    if (budget := budget_of(key)) is not None:
+        short = f"exactly {budget}"
         name = f"{short} of the gates open"
         return replace(_TEMPLATES["budget"], key=key, name=name, short=short, like="budget")
     found = re.fullmatch(r"((?:adaptive|random)_)(\d+)(_[a-z]+)?", key)

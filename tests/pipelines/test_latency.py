@@ -1,12 +1,15 @@
 """Milliseconds by a clock that the networks themselves move."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch import nn
 
 from fastheads.nn import Gate, GatedResidual
+from fastheads.nn.gated_cost import GatherCosts, cost_key
 from fastheads.pipelines import latency as module
-from fastheads.pipelines.latency import latency
+from fastheads.pipelines.latency import calibrate_alike, latency
 
 IMAGES = torch.arange(40.0).view(40, 1, 1, 1)
 
@@ -90,22 +93,61 @@ def test_slow_networks_are_called_five_times(clock):
     assert len(calls) == 3 + 5
 
 
-def test_no_gradients_and_gated_blocks_are_calibrated_before():
-    torch.manual_seed(0)
-    block = GatedResidual(nn.Conv2d(4, 4, 3, padding=1), Gate(4, 1, batch_norm=False)).eval()
-    with torch.no_grad():  # opens where the mean of channel 0 is above 0.1
+def gated(width: int = 4) -> GatedResidual:
+    """Opens where the mean of channel 0 is above 0.1."""
+    branch = nn.Sequential(
+        nn.Conv2d(4, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 4, 3, padding=1)
+    )
+    block = GatedResidual(branch, Gate(4, 1, batch_norm=False)).eval()
+    with torch.no_grad():
         for parameter in block.gate.parameters():
             parameter.zero_()
         block.gate.fc1.weight[0, 0] = block.gate.fc2.weight[1, 0] = 1
         block.gate.fc2.bias[0] = 0.1
-    seen = []
+    return block
+
+
+def test_no_gradients_and_gated_blocks_are_calibrated_before():
+    block, seen = gated(), []
     block.register_forward_hook(
         lambda *_: seen.append((torch.is_inference_mode_enabled(), len(block.calibration())))
     )
     images = torch.zeros(48, 4, 6, 6)
-    images[32:, 0] = torch.arange(16.0)[:, None, None] % 2  # the first two batches open no gate
-    latency({"a": block}, images, (16,), calls=6)
-    assert seen == [(True, 0)] * 2 + [(True, 1)] * 7
+    images[32:, 0] = torch.arange(16.0)[:, None, None] % 2
+    latency({"a": block}, images, (1, 16), calls=6)
+    assert seen[: 2 * 6] == [(True, 0)] * 2 * 6  # one image needs no calibration
+    assert seen[2 * 6 :] == [(True, 1)] * (1 + 3 + 6)
+
+
+def test_blocks_of_one_kind_choose_alike():
+    """By their median times, with the rows that are right for all of them."""
+    wide, narrow = nn.Sequential(gated(64), gated(64), gated(64)), nn.Sequential(gated(), gated(64))
+    with torch.no_grad():
+        calibrate_alike([wide, narrow], torch.rand(8, 4, 6, 6))
+    own, shared = narrow[0].calibration(), narrow[1].calibration()
+    assert all(block.calibration() == shared for block in wide)
+    assert own != shared and own.keys() == shared.keys() and len(own) == 1
+
+
+def test_alike_takes_medians_and_the_rows_of_all(monkeypatch):
+    measured = [
+        GatherCosts((2, 4, 8), (1.0, 5.0, 9.0)),
+        GatherCosts((4, 8), (4.0, 7.0)),
+        GatherCosts((2, 4, 6, 8), (1.0, 3.0, 4.0, 8.0)),
+    ]
+    blocks = nn.Sequential(gated(), gated(), gated(), gated())
+    blocks[3].mode = "dense"
+    for block, costs in zip(blocks, measured, strict=False):
+        monkeypatch.setattr(
+            block,
+            "calibrate",
+            lambda x, block=block, costs=costs: block.set_calibration({cost_key(x): asdict(costs)}),
+        )
+    with torch.no_grad():
+        calibrate_alike([blocks], torch.zeros(8, 4, 6, 6))
+    for block in blocks[:3]:
+        assert list(block.calibration().values()) == [{"buckets": [4, 8], "seconds": [4.0, 8.0]}]
+    assert not blocks[3].calibration() and not any(b._forward_pre_hooks for b in blocks)
 
 
 @pytest.mark.parametrize(

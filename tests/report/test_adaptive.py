@@ -8,7 +8,13 @@ import pytest
 
 from fastheads.report import write_report
 from fastheads.report.adaptive_figures import averaged
-from fastheads.report.adaptive_tables import _TABLE_5_1, _TABLE_5_2
+from fastheads.report.adaptive_tables import (
+    _TABLE_5_1,
+    _TABLE_5_2,
+    cost_section,
+    results_section,
+)
+from fastheads.report.page import render
 from fastheads.report.rows import ADAPTIVE, row_for
 
 from .adaptive_run import NAMES, ROWS, make_analysis, make_rows
@@ -163,6 +169,21 @@ def test_another_kept_rate_and_budgets_take_their_places(tmp_path: Path) -> None
         "layers of the same rates, closed at random, 55 %", "exactly 7 of the gates open",
     ]  # fmt: skip
     assert "With layers closed at random at the same rates" in found.text
+
+
+def test_budgets_are_one_series_of_the_figure() -> None:
+    rows = make_rows(PLAIN | {"adaptive_70": 0.91, "budget_5": 0.9, "budget_7": 0.92})
+    text = render(cost_section(rows))
+    assert text.count("fixed number</li>") == 1 and "exactly" not in text.split("<figure")[0]
+
+
+def test_what_is_not_timed_is_said(page: Reader) -> None:
+    rows = make_rows(PLAIN | {"adaptive_70": 0.91, "adaptive_70_all": 0.9, "random_70": 0.8})
+    for key in ("adaptive_70_all", "random_70"):
+        del rows[key]["ms_1"], rows[key]["ms_32"]
+    text = render(results_section(rows))
+    assert "Not timed, being other decisions of a network that is: * 70 %, random 70 %." in text
+    assert "Not timed" not in page.text
 
 
 def test_a_quick_run_gives_a_page(tmp_path: Path) -> None:

@@ -39,8 +39,10 @@ def test_vgg_is_at_chance_if_every_layer_is() -> None:
 def test_a_network_that_learned_nothing_tells_nothing() -> None:
     analysis = {"single": {"vgg": {"whole": [0.9], "error": [[0.9, 0.95]]}}, "chance": 0.9}
     one = findings(analysis, {})[VGG]
-    assert one.verdict == "undecided" and "no better than chance" in one.ours
-    analysis["single"]["vgg"]["whole"] = [0.89]
+    assert one.verdict == "undecided" and "hardly better than chance" in one.ours
+    analysis["single"]["vgg"]["whole"] = [0.82]
+    assert verdict(VGG, analysis) == "undecided"
+    analysis["single"]["vgg"]["whole"] = [0.8]
     assert verdict(VGG, analysis) == "agrees"
 
 
@@ -125,6 +127,11 @@ def test_what_the_run_found_is_passed_on() -> None:
     found = findings({"findings": given}, {})
     assert found[SMOOTH].verdict == "contradicts" and found[SMOOTH].ours == "It leaps."
     assert {one.verdict for i, one in enumerate(found) if i != SMOOTH} == {"not measured"}
+
+
+def test_the_run_itself_may_not_decide() -> None:
+    given = [{"key": "single_mild", "holds": None, "sentence": "The seeds differ."}]
+    assert findings({"findings": given}, {})[MILD].verdict == "undecided"
 
 
 def test_headline() -> None:
