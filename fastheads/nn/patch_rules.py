@@ -55,6 +55,7 @@ _EXCITATIONS = {
     "timm.models.senet.SEModule": Excitation("fc1", "relu", "fc2", "sigmoid", "mean"),
 }
 _OTHER_FORMULAS = {
+    "fastheads.nn.squeeze_excite.SqueezeExcite": "the operator computes it already",
     "timm.layers.squeeze_excite.EffectiveSEModule": "it has one layer, not two",
     "timm.layers.squeeze_excite.SqueezeExciteCl": "its channels are the last dimension",
 }

@@ -51,6 +51,7 @@ class ResidualBlock:
 
 
 _OWN = "fastheads.models.resnet.Residual"
+_OWN_SE = "fastheads.models.senet.SEResidual"
 _TAKEN = {
     "fastheads.nn.gate_model.GatedBlock": "it has a gate",
     "fastheads.nn.gated_residual.GatedResidual": "it has a gate",
@@ -65,11 +66,12 @@ _CHANGES_SHAPE = "its branch changes the shape and there is no projection on its
 def residual_blocks(model: nn.Module) -> tuple[list[ResidualBlock], list[Entry]]:
     """The residual blocks of a network, and what looks like one and is not understood.
 
-    Known are :class:`fastheads.models.Residual`, torchvision's ResNet (also ResNeXt and wide),
-    RegNet, MobileNet and EfficientNet, and timm's ``resnet`` (with SE, anti-aliasing, drop block,
-    drop path), ``resnetv2``, ``senet``, ``sknet``, ``regnet`` and the families of ``efficientnet``,
-    with a ReLU behind the sum or nothing. Classes are known by name and by the attributes that
-    their ``forward`` reads. Branches are made of the layers of the block, never of copies.
+    Known are :class:`fastheads.models.Residual` and ``SEResidual``, torchvision's ResNet (also
+    ResNeXt and wide), RegNet, MobileNet and EfficientNet, and timm's ``resnet`` (with SE,
+    anti-aliasing, drop block, drop path), ``resnetv2``, ``senet``, ``sknet``, ``regnet`` and the
+    families of ``efficientnet``, with a ReLU behind the sum or nothing. Classes are known by name
+    and by the attributes that their ``forward`` reads. Branches are made of the layers of the
+    block, never of copies.
 
     Returns:
         The blocks in the order of the network, and the others with the reason.
@@ -198,10 +200,11 @@ def _block(name: str, module: Any, nonnegative: bool) -> ResidualBlock | str | N
     path = class_path(forward_owner(cls))
     if path in _TAKEN:
         return _TAKEN[path]
-    if "forward" in vars(module) and (path in BLOCKS or path == _OWN):
+    if "forward" in vars(module) and (path in BLOCKS or path in (_OWN, _OWN_SE)):
         return "it has a forward of its own"
-    if path == _OWN:
-        return _checked(name, module, module.branch, module.shortcut, module.relu, nonnegative)
+    if path in (_OWN, _OWN_SE):
+        branch = module.branch if path == _OWN else _sequence(module, ["branch", "se"])
+        return _checked(name, module, branch, module.shortcut, module.relu, nonnegative)
     parts = BLOCKS.get(path)
     if parts is None:
         return None

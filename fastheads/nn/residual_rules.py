@@ -72,6 +72,7 @@ BLOCKS = {
 # Networks whose forward runs their children in the order in which they are registered.
 CHAINS = (
     "fastheads.models.resnet.ResNet",
+    "fastheads.models.staged.Staged",
     "torchvision.models.resnet.ResNet",
     "timm.models.resnet.ResNet",
     "torch.nn.modules.container.Sequential",

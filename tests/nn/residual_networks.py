@@ -6,7 +6,7 @@ import torchvision.models
 from timm.models.resnetv2 import ResNetV2
 from torch import nn
 
-from fastheads.models import resnet
+from fastheads.models import resnet, senet
 
 # Of the whole networks: residual blocks, and how many of them are not understood.
 WHOLE = {
@@ -69,6 +69,8 @@ SHORT = {
     "resnet projection": lambda: resnet(
         (2, 2, 1), (4, 8, 12), num_labels=10, shortcut="projection"
     ),
+    "senet": lambda: senet(18, 10, blocks=(1, 2, 1), width=8, small=True),
+    "senet of three layers": lambda: senet(50, 10, blocks=(1, 2), width=4, expansion=2, small=True),
 }
 
 
