@@ -20,6 +20,11 @@ STABLE_TORCH_LIBRARY(fastheads, m) {
   m.def(
       "gated_residual_scatter_(Tensor(a!) x, Tensor f, Tensor active, Tensor? count, "
       "Tensor(b!)? mean, bool relu) -> ()");
+  // multilabel_margin
+  m.def("multilabel_margin(Tensor logits, Tensor indices, Tensor offsets) -> Tensor");
+  m.def(
+      "multilabel_margin_backward(Tensor grad, Tensor logits, Tensor indices, Tensor offsets) "
+      "-> (Tensor loss, Tensor grad_logits)");
   // sc_linear
   m.def(
       "sc_linear(Tensor x, Tensor weight, Tensor? bias, Tensor? generic, int[]? in_offsets, "

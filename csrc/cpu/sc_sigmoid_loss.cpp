@@ -6,6 +6,7 @@
 
 #include "dispatch.h"
 #include "sc_sigmoid_loss_segment.h"
+#include "targets.h"
 
 namespace fastheads {
 namespace {
@@ -30,25 +31,6 @@ void check_groups(const ScSigmoidLossShape& shape, const int64_t* groups) {
                   " columns of logits, got ", groups[0], " to ", groups[shape.groups]);
 }
 
-void check_targets(const ScSigmoidLossShape& shape, const int64_t* indices, int64_t nonzeros,
-                   const int64_t* offsets) {
-  for (int64_t row = 0; row < shape.rows; ++row) {
-    STD_TORCH_CHECK(
-        0 <= offsets[row] && offsets[row] <= offsets[row + 1] && offsets[row + 1] <= nonzeros,
-        "sc_sigmoid_loss: offsets of targets must ascend from 0 to the ", nonzeros,
-        " entries of indices, got ", offsets[row], " to ", offsets[row + 1], " for row ", row);
-    int64_t last = -1;
-    for (int64_t e = offsets[row]; e < offsets[row + 1]; last = indices[e++]) {
-      STD_TORCH_CHECK(indices[e] >= 0 && indices[e] < shape.labels,
-                      "sc_sigmoid_loss: targets must hold labels from 0 to ", shape.labels - 1,
-                      ", got ", indices[e], " at ", e, " in row ", row);
-      STD_TORCH_CHECK(indices[e] > last,
-                      "sc_sigmoid_loss: targets must be distinct and ascend within a row, got ",
-                      indices[e], " after ", last, " at ", e, " in row ", row);
-    }
-  }
-}
-
 // The address of an element of a vector, null for one that is left out.
 template <typename T>
 T* at(T* begin, int64_t element, int64_t size) {
@@ -71,7 +53,7 @@ std::tuple<Tensor, Tensor, Tensor> sc_sigmoid_loss_logits_(
   const auto* entries = offsets.const_data_ptr<int64_t>();
   const auto* groups = out_offsets.const_data_ptr<int64_t>();
   check_groups(shape, groups);
-  check_targets(shape, labels_of, indices.numel(), entries);
+  check_targets("sc_sigmoid_loss", shape.rows, shape.labels, labels_of, indices.numel(), entries);
 
   const int64_t block = gamma_columns || bias_columns ? kRowBlock : 1;
   const int64_t blocks = (shape.rows + block - 1) / block;

@@ -9,6 +9,7 @@ from .gated_residual import (
     gated_residual_scatter_,
     gated_residual_scatter_reference,
 )
+from .multilabel_margin import multilabel_margin, multilabel_margin_reference
 from .sc_linear import (
     sc_linear,
     sc_linear_,
@@ -45,6 +46,8 @@ __all__ = [
     "gated_residual_scatter_",
     "gated_residual_scatter_reference",
     "gumbel_noise",
+    "multilabel_margin",
+    "multilabel_margin_reference",
     "sc_linear",
     "sc_linear_",
     "sc_linear_conditional",
