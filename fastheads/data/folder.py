@@ -27,7 +27,7 @@ def load_folder(root: str | Path, **options: Any) -> Data:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise ValueError(f"path must be a folder of images, got {str(root)!r}")
-    top = _folders(root)
+    top = folders(root)
     if not top:
         raise ValueError(f"path must hold one folder a label, got none in {str(root)!r}")
     names = {folder.name for folder in top}
@@ -41,8 +41,8 @@ def load_folder(root: str | Path, **options: Any) -> Data:
     labels: list[list[str]] = []
     splits: list[str] = []
     for split in top if divided else [root]:
-        for folder in _folders(split):
-            files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name[0] != "."]
+        for folder in folders(split):
+            files = files_below(folder)
             if not files:
                 raise ValueError(f"label {folder.name!r} must have images, got an empty {folder}")
             paths += files
@@ -51,5 +51,11 @@ def load_folder(root: str | Path, **options: Any) -> Data:
     return load_files(paths, labels, splits if divided else None, **options)
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders(folder: Path) -> list[Path]:
+    """The folders in ``folder`` that are not hidden, by name."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files below ``folder``, at any depth, that are not hidden, by path."""
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name[0] != "."]

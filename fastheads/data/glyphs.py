@@ -71,7 +71,7 @@ def load_glyphs(
     entry = drawings(faces, _wanted(faces, min_faces, scripts), size, cache_dir, progress)
     skipped.update(entry.meta["skipped"])
     image, face, codepoint = entry.table.T
-    num_faces, num_drawings = _distinct(codepoint, face), _distinct(codepoint, image)
+    num_faces, num_drawings = distinct(codepoint, face), distinct(codepoint, image)
     drawn = np.array([c for c, n in num_faces.items() if n >= min_faces], dtype=np.int32)
     enough = np.array([num_drawings[c] >= sum(MINIMUM) for c in drawn.tolist()], dtype=bool)
     labels = drawn[enough][:limit_labels]
@@ -194,7 +194,7 @@ def _wanted(
     return [[c for c in face.codepoints if c in able] for face in faces]
 
 
-def _distinct(codepoint: np.ndarray, other: np.ndarray) -> dict[int, int]:
+def distinct(codepoint: np.ndarray, other: np.ndarray) -> dict[int, int]:
     """For each code point, ascending, how many values of ``other`` stand beside it."""
     pairs = np.unique(np.stack([codepoint, other]), axis=1)
     values, counts = np.unique(pairs[0], return_counts=True)

@@ -71,6 +71,11 @@ class ImageDataset(Pictures):
         super().__init__(images, rows, targets)
         self.label_space = label_space
 
+    def subset(self, rows: np.ndarray) -> ImageDataset:
+        """The pictures at ``rows`` (``[n]``, integers below ``len(self)``) as a data set."""
+        targets = self.targets.select(torch.as_tensor(rows, dtype=torch.int64))
+        return ImageDataset(self.images, self.rows[rows], targets, self.label_space)
+
 
 @dataclass(frozen=True)
 class Data:

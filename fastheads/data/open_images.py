@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from fastheads.data.files import PARTS, load_files
 from fastheads.data.images import Data
+from fastheads.data.split import hold_out
 from fastheads.labels import LabelSpace, join_names
 
 # Folder of the pictures, how files of labels begin after a version, and the split.
@@ -92,7 +92,7 @@ def load_open_images(
     if "train" not in splits:
         raise ValueError(f"path must hold annotated pictures to train, got none in {str(root)!r}")
     if "holdout" not in splits:
-        splits = _hold_out(mids, splits, seed)
+        splits = hold_out(mids, splits, seed, PARTS[0])
     counts = Counter(mid for row in mids for mid in row)
     known = set(
         mid for row, split in zip(mids, splits, strict=True) if split == "train" for mid in row
@@ -165,20 +165,6 @@ def _annotations(paths: list[Path], pictures: dict[str, Path]) -> Rows:
                 f"{path.name} must have the columns {', '.join(columns)}: {error}"
             ) from error
     return {name: sorted(row) for name, row in rows.items()}
-
-
-def _hold_out(mids: list[list[str]], splits: list[str], seed: int) -> list[str]:
-    """Holds training pictures out at random, but of no label the last one."""
-    train = [i for i, split in enumerate(splits) if split == "train"]
-    left = Counter(mid for i in train for mid in mids[i])
-    wanted = round(PARTS[0] * len(train))
-    splits = list(splits)
-    for i in np.random.default_rng(seed).permutation(train).tolist():
-        if wanted and all(left[mid] > 1 for mid in mids[i]):
-            left.subtract(mids[i])
-            splits[i] = "holdout"
-            wanted -= 1
-    return splits
 
 
 def _label_space(root: Path, names: dict[str, str], known: set[str]) -> LabelSpace:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -49,6 +50,22 @@ def assign_splits(
         queue.extend(search.improve(label))
         queue.append(label)
     return search.split, search.kept
+
+
+def hold_out(
+    labels: Sequence[Sequence[Hashable]], splits: Sequence[str], seed: int, part: float
+) -> list[str]:
+    """Moves ``part`` of the training pictures to hold-out at random, but of no label the last."""
+    train = [i for i, split in enumerate(splits) if split == "train"]
+    left = Counter(label for i in train for label in labels[i])
+    wanted = round(part * len(train))
+    moved = list(splits)
+    for i in np.random.default_rng(seed).permutation(train).tolist():
+        if wanted and all(left[label] > 1 for label in labels[i]):
+            left.subtract(labels[i])
+            moved[i] = "holdout"
+            wanted -= 1
+    return moved
 
 
 class _Search:

@@ -36,8 +36,20 @@ def load_table(
         ValueError: if the table or a column is missing or empty, a row has no label, or as
             ``load_files``.
     """
+    files, labels, splits = read_rows(path, path_column, label_column, separator, split_column)
+    return load_files(files, labels, splits, **options)
+
+
+def read_rows(
+    path: str | Path,
+    path_column: str,
+    label_column: str,
+    separator: str | None,
+    other_column: str | None,
+) -> tuple[list[Path], list[list[str]], list[str] | None]:
+    """Image file, labels and, where ``other_column`` is named, its text, of each row of a table."""
     path = Path(path).expanduser()
-    columns = [path_column, label_column] + ([split_column] if split_column else [])
+    columns = [path_column, label_column] + ([other_column] if other_column else [])
     table = _read(path, columns)
     if lacking := [name for name in columns if name not in table.column_names]:
         raise ValueError(
@@ -57,8 +69,8 @@ def load_table(
         if not cell:
             raise ValueError(f"row {number} of {path.name} must name an image, got {cell!r}")
         files.append(path.parent / str(cell))
-    splits = [str(s) for s in table[split_column].to_pylist()] if split_column else None
-    return load_files(files, labels, splits, **options)
+    other = [str(cell) for cell in table[other_column].to_pylist()] if other_column else None
+    return files, labels, other
 
 
 def _read(path: Path, columns: list[str]) -> pa.Table:

@@ -44,6 +44,11 @@ def describe(character: str) -> str:
     return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
 
 
+def components(codepoint: int) -> tuple[int, ...]:
+    """Code points of the full canonical decomposition; of é, those of e and the acute accent."""
+    return tuple(map(ord, unicodedata.normalize("NFD", chr(codepoint))))
+
+
 def compositions(label_space: LabelSpace) -> list[tuple[int, tuple[int, ...]]]:
     """Labels whose full canonical decomposition is made of labels: (composed, components)."""
     index = {name: i for i, name in enumerate(label_space.names)}
