@@ -31,7 +31,7 @@ try:
 except PackageNotFoundError:  # a source tree that was built but not installed
     __version__ = "0.1.0"
 
-__all__ = ["__version__", "nn", "ops"]  # and augment, concentrate, adapt, lesion: __getattr__
+__all__ = ["__version__", "nn", "ops"]  # the rest: __getattr__
 
 
 def __getattr__(name: str) -> object:
@@ -52,4 +52,8 @@ def __getattr__(name: str) -> object:
         from fastheads.pipelines.lesion import lesion
 
         return lesion
+    if name == "StreamingClassifier":
+        from fastheads.pipelines.streaming_classifier import StreamingClassifier
+
+        return StreamingClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,9 @@ from fastheads.data import Augmentation, Normalize
 from fastheads.labels import Grouping, LabelSpace
 from fastheads.models import AugmentedNetwork, BaseConfig, BaseNetwork, Tap
 from fastheads.nn import AugmentedClassifier, GroupHeads
+from fastheads.pipelines.foreign_network import build_network
 from fastheads.pipelines.gated_training import described_gated
+from fastheads.pipelines.stream_networks import described_network
 from fastheads.pipelines.student_file import described_student
 from fastheads.training import load_weights, save_weights
 from fastheads.training.checkpoint import write_whole
@@ -87,16 +89,32 @@ def load_network(folder: Path) -> tuple[nn.Module, LabelSpace, tuple[int, ...], 
     stored: dict[str, Any] = json.loads((folder / "network.json").read_text())
     label_space = LabelSpace.load(folder / "labels.json")
     image_shape = tuple(stored["image_shape"])
-    network: nn.Module
-    if "student" in stored:
-        network = described_student(stored["student"], image_shape)
-    elif "adaptive" in stored:
-        network = described_gated(stored["adaptive"], image_shape, len(label_space))
-    else:
-        network = _described_base(stored, image_shape, len(label_space))
+    network = network_of(stored, image_shape, len(label_space))
     load_weights(network, folder / "model.safetensors")
     normalize = Normalize(*(tuple(stored["normalize"][key]) for key in ("mean", "std")))
     return network.eval(), label_space, image_shape, normalize
+
+
+def network_of(
+    description: dict[str, Any], image_shape: tuple[int, ...], num_labels: int
+) -> nn.Module:
+    """A network without its weights.
+
+    Args:
+        description: as :func:`write_network` was given it, or ``{"model": "timm:seresnet18"}`` with
+            a network of torchvision or timm.
+        image_shape: ``(channels, height, width)`` that the network takes.
+        num_labels: logits.
+    """
+    if "model" in description:
+        return build_network(description["model"], num_labels, image_shape[0])
+    if "student" in description:
+        return described_student(description["student"], image_shape)
+    if "adaptive" in description:
+        return described_gated(description["adaptive"], image_shape, num_labels)
+    if "stream" in description:
+        return described_network(description["stream"], image_shape, num_labels)
+    return _described_base(description, image_shape, num_labels)
 
 
 def is_softmax(folder: Path) -> bool:
