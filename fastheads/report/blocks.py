@@ -17,7 +17,8 @@ from fastheads.report.rows import (
     ratio,
 )
 
-_GLYPHS = {"s": "■□", "D": "◆◇", "o": "●○", "^": "▲△", "v": "▼▽", "P": "✚✚", "X": "✖✖"}
+_GLYPHS = {"s": "■□", "D": "◆◇", "o": "●○", "^": "▲△", "v": "▼▽", "P": "✚✚", "X": "✖✖",
+           "*": "★☆", "<": "◀◁", ">": "▶▷"}  # fmt: skip
 
 
 def mark(row: Row) -> Html:

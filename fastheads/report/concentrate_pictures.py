@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from fastheads.report.page import Content, Html, label, label_name, paragraph, picture, tag
+from fastheads.report.page import Content, Html, label, label_name, paragraph, tag
+from fastheads.report.pictures import enlarged
 from fastheads.report.run import Run
 
 _PAPER = (
@@ -16,7 +16,6 @@ _PAPER = (
     "Car, Ford Mustang; Tank, Weapon, Tiger II; Furniture, Chair, Egg chair; Invertebrate, Spider, "
     "Giant house spider"
 )
-_WIDEST = 144  # pixels on the page, so that the labels stand beside the picture
 
 
 def examples_section(run: Run) -> list[Content]:
@@ -40,10 +39,6 @@ def _card(pictures: np.ndarray, example: Mapping[str, Any]) -> Html:
     pixels = pictures[example["picture"]]
     names = [str(name) for name in example["annotated"]]
     alt = ", ".join(label_name(name) for name in names)
-    if pixels.shape[1] > _WIDEST:
-        height = round(pixels.shape[0] * _WIDEST / pixels.shape[1])
-        pixels = np.asarray(Image.fromarray(pixels).resize((_WIDEST, max(1, height))))
-    scale = max(1, 96 // pixels.shape[1])  # a whole number keeps the pixels even
     listed = [
         tag("li", label(str(name)), f" {100 * probability:.0f}\u00a0%",
             " ✓" if right else None, class_="right" if right else None)
@@ -51,7 +46,7 @@ def _card(pictures: np.ndarray, example: Mapping[str, Any]) -> Html:
     ]  # fmt: skip
     return tag(
         "article",
-        tag("div", picture(pixels, alt, scale), tag("ol", listed, class_="top"), class_="pair"),
+        tag("div", enlarged(pixels, alt), tag("ol", listed, class_="top"), class_="pair"),
         paragraph([[", " if i else "", label(name)] for i, name in enumerate(names)], " · ",
                   tag("bdi", str(example["vertical"])), class_="small"),
         class_="card",

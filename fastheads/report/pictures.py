@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from fastheads.report.page import (
     Content,
@@ -30,6 +31,7 @@ _PAPER_GROUPS = (
      "Bonsai …"),
 )  # fmt: skip
 _SHOWN = 20  # pictures of a group; the others fold away
+_WIDEST = 144  # pixels on the page of a picture that labels stand beside
 
 
 def groups_section(run: Run) -> list[Content]:
@@ -97,6 +99,15 @@ def sheet(pictures: np.ndarray, alts: Sequence[str], names: Sequence[str] | None
         scale = max(1, 64 // pixels.shape[1])  # a whole number keeps the pixels even
         shown.append(tag("figure", picture(pixels, alt, scale), caption))
     return tag("div", shown, class_="sheet")
+
+
+def enlarged(pixels: np.ndarray, alt: str) -> Html:
+    """A picture to stand beside a list of labels, ``[H, W]`` or ``[H, W, 3]`` uint8."""
+    if pixels.shape[1] > _WIDEST:
+        height = round(pixels.shape[0] * _WIDEST / pixels.shape[1])
+        pixels = np.asarray(Image.fromarray(pixels).resize((_WIDEST, max(1, height))))
+    scale = max(1, 96 // pixels.shape[1])  # a whole number keeps the pixels even
+    return picture(pixels, alt, scale)
 
 
 def repaired_section(run: Run) -> list[Content]:

@@ -41,9 +41,10 @@ class System:
         rows: in the order of its tables.
         metrics: key and title of each accuracy, the main one first.
         required: the accuracies that every row has.
-        base: the row whose cost the others' costs are multiples of.
+        base: the row whose cost the others' costs are multiples of; empty for none.
         needs_base: whether a run without that row is incomplete.
         costs: key and short title of what rows may cost besides multiply-adds and parameters.
+        needs_costs: whether every row has multiply-adds and parameters.
     """
 
     name: str
@@ -53,6 +54,7 @@ class System:
     base: str
     needs_base: bool
     costs: dict[str, str] = field(default_factory=dict)
+    needs_costs: bool = True
 
     @property
     def main(self) -> str:

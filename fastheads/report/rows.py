@@ -12,9 +12,10 @@ from fastheads.report.rows_adaptive import ADAPTIVE, TOP_METRICS, rate_row
 from fastheads.report.rows_augment import AUGMENT, METRICS
 from fastheads.report.rows_concentrate import CONCENTRATE, VERTICAL_METRICS
 from fastheads.report.rows_lesion import LESION
+from fastheads.report.rows_stream import STREAM, STREAM_METRICS, stream_row
 
-METRIC_NAMES = METRICS | VERTICAL_METRICS | TOP_METRICS
-SYSTEMS = {system.name: system for system in (AUGMENT, CONCENTRATE, ADAPTIVE, LESION)}
+METRIC_NAMES = METRICS | VERTICAL_METRICS | TOP_METRICS | STREAM_METRICS
+SYSTEMS = {system.name: system for system in (AUGMENT, CONCENTRATE, ADAPTIVE, LESION, STREAM)}
 SPARE_COLORS = (("#7a5c00", "#c9a83c"), ("#5b4bb5", "#a79cf2"), ("#a3123a", "#f2708f"))
 _BY_KEY = {row.key: row for system in SYSTEMS.values() for row in system.rows}
 ROWS = tuple(_BY_KEY.values())
@@ -32,8 +33,11 @@ def row_for(key: str, others: Iterable[str] = ()) -> Row:
 
     Args:
         key: a key of ``metrics.json``.
-        others: all keys shown together, so that unknown rows differ in colour.
+        others: all keys shown together, which tell the system, and unknown rows' colours apart.
     """
+    others = list(others)
+    if row := stream_row(key, others):
+        return row
     if key in _BY_KEY:
         return _BY_KEY[key]
     if row := rate_row(key):

@@ -71,14 +71,16 @@ def check_rows(rows: Any, where: str, system: System) -> None:
     if system.needs_base and system.base not in rows:
         raise ValueError(f"{where} must hold the row {system.base!r} among its rows")
     for key, row in rows.items():
+        if not isinstance(row, dict):
+            raise ValueError(f"{where} must hold an object in the row {key!r}, got {row!r}")
         for name in system.metrics:
-            metric = row.get(name) if isinstance(row, dict) else None
+            metric = row.get(name)
             if metric is None and name not in system.required:
                 continue
             if not isinstance(metric, dict) or not _is_number(metric.get("mean")):
                 raise ValueError(f"{where} must hold {name!r} with its 'mean' in the row {key!r}")
         for name in ("macs", "parameters"):
-            if not _is_number(row.get(name)):
+            if not _is_number(row.get(name)) and (name in row or system.needs_costs):
                 raise ValueError(f"{where} must hold the number {name!r} in the row {key!r}")
 
 

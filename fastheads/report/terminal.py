@@ -32,7 +32,7 @@ def print_results(
     table = Table(caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
     table.add_column("row", min_width=14)
     system = system_of(metrics)
-    names = [name.replace(" per ", "\n") for name in system.metrics.values()]
+    names = [name.replace(" per ", "\n").replace(", ", "\n") for name in system.metrics.values()]
     costs = {name: title.replace(", ", ",\n")
              for name, title in system.costs.items()
              if any(name in values for values in metrics.values())}  # fmt: skip
@@ -51,10 +51,16 @@ def print_results(
             Text(row.short),
             *accuracies,
             *(f"{values[name]['mean']:.2f}" if name in values else "–" for name in costs),
-            count(values["macs"]),
-            *([] if base is None else [ratio(values["macs"], base["macs"])]),
-            count(values["parameters"]),
+            *_costs(values, base),
         )
     console.print(table)
     console.print("report:")
     console.print(str(report_path), soft_wrap=True, markup=False, highlight=False)
+
+
+def _costs(values: Mapping[str, Any], base: Mapping[str, Any] | None) -> list[str]:
+    """Multiply-adds, their ratio to the base row's if there is one, and parameters."""
+    macs, parameters = values.get("macs"), values.get("parameters")
+    times = [] if base is None else ["–" if macs is None else ratio(macs, base["macs"])]
+    counts = ["–" if value is None else count(value) for value in (macs, parameters)]
+    return [counts[0], *times, counts[1]]

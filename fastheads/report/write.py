@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastheads.report import adaptive, augment, concentrate, lesion
+from fastheads.report import adaptive, augment, concentrate, lesion, stream
 from fastheads.report.run import read_run
 
 _BUILDERS = {
@@ -12,6 +12,7 @@ _BUILDERS = {
     "concentrate": concentrate.build_page,
     "adaptive": adaptive.build_page,
     "lesion": lesion.build_page,
+    "stream": stream.build_page,
 }
 
 

@@ -11,6 +11,7 @@ from fastheads.report.rows import (
     CONCENTRATE,
     LESION,
     ROWS,
+    STREAM,
     byte_count,
     count,
     full_name,
@@ -96,6 +97,14 @@ def test_systems_of_the_same_metric_are_known_by_their_rows() -> None:
     assert system_of({"adaptive_55": row}) is ADAPTIVE
     assert system_of({"resnet": row, "stochastic_depth": row}) is LESION
     assert system_of({"network": row}) is LESION
+    assert system_of({"resnet": {"base_top5": {}}, "vgg": {}}) is STREAM
+
+
+def test_a_key_of_two_systems_is_named_by_the_rows_beside_it() -> None:
+    whole, classifier = ordered(["retrained", "senet"])[1], ordered(["retrained", "base"])[1]
+    assert whole.short == "retrained" and classifier.short == "classifier retrained"
+    assert "var(--row-from_scratch," in mark(whole) and "var(--row-retrained," in mark(classifier)
+    assert row_for("retrained") == classifier
 
 
 def test_a_row_of_two_systems_stands_in_the_order_of_the_other_rows() -> None:

@@ -90,5 +90,5 @@ def test_rows_of_knowledge_concentration_need_mpvap_alone(tmp_path: Path) -> Non
 
 def test_rejects_an_unknown_system(run_folder: Path) -> None:
     (run_folder / "analysis.json").write_text('{"system": "other"}')
-    with pytest.raises(ValueError, match="or 'adaptive' or 'lesion', got 'other'"):
+    with pytest.raises(ValueError, match="or 'lesion' or 'stream', got 'other'"):
         read_run(run_folder)

@@ -9,7 +9,7 @@ from rich.console import Console
 from fastheads.report.rows import row_for
 from fastheads.report.terminal import print_results
 
-from . import adaptive_run, concentrate_run
+from . import adaptive_run, concentrate_run, stream_run
 from .conftest import METRICS, make_rows
 
 
@@ -66,3 +66,16 @@ def test_layers_and_times_of_adaptive_networks_at_any_width(width: int) -> None:
 def test_without_a_generalist_there_is_no_ratio() -> None:
     text = printed(120, concentrate_run.make_rows({"fc_sc": 0.3}))
     assert "FC-SC + D" in text and "×" not in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_streams_at_any_width(width: int) -> None:
+    rows = stream_run.make_rows()
+    text = printed(width, rows)
+    for row in rows.values():
+        for name in ("base_top5", "original_top5", "streamed_top5", "streamed_all"):
+            assert name not in row or f"{100 * row[name]['mean']:.2f}" in text
+    assert "…" not in text and f"{rows['kept_replay']['stream_seconds']['mean']:.2f}" in text
+    assert "distillation" in text and "averaged" in text  # no name is cut
+    del rows["resnet"]["macs"], rows["resnet"]["parameters"]
+    assert len(printed(width, rows).splitlines()) == len(text.splitlines())
