@@ -1,8 +1,8 @@
-"""Writes the measured numbers of README.md from `results/`; `--check` says whether they agree.
+"""Writes the measured numbers of README.md, and all of them to `results/README.md`.
 
-`results/demo_metrics.json` is the `metrics.json` of a run of `make demo`,
-`results/concentrate_metrics.json` and `results/adaptive_metrics.json` those of `fastheads
-concentrate` and `fastheads adaptive`.
+From `results/`, where `demo_metrics.json` is the `metrics.json` of a run of `make demo`, and
+`concentrate_metrics.json` and `adaptive_metrics.json` are those of the commands of these names.
+`--check` says whether they agree.
 """
 
 from __future__ import annotations
@@ -48,8 +48,29 @@ ADAPTIVE = {
     "adaptive_60_worded": "each gate held at 60 % (eq. 5.8 as worded)",
     "random_60": "blocks left out at random, at the rates of 60 %",
 }
-# The cases that README.md shows, by what their operation, pass, shape and dtype contain; `results/`
-# holds all.
+# What README.md shows of each.
+SHOWN = {
+    "demo": ("base", "retrained", "confusions", "randomized_confusions"),
+    "concentrate": ("generalist", "fc_fc", "fc_sc", "paced", "specialists"),
+    "adaptive": ("plain", "plain_continued", "adaptive_80", "adaptive_70", "adaptive_60",
+                 "adaptive_40"),
+}  # fmt: skip
+# Cases of each CSV, by what their operation, pass, shape and dtype contain: in README.md, and in
+# the file beside the CSVs, which hold all.
+HEADLINES = {
+    "squeeze_excite": r"8x256x56x56 float32$",
+    "model": "",
+    "gated_block": r"\[32, 1024.* (41|59)% float32",
+    "adaptive": "",
+    "sc_linear": r"^sc_linear forward (uniform|2000 tiny|10240).*B=64 float32",
+    "sc_sigmoid_loss": r"forward \+ backward B=64 N=1?00000",
+    "heads": r"topk_logits .*FC1024.*\[1\]",
+    "topk_confusion": r"32, 100000\] k=100 float32",
+    "csr_matmul": r"100000x.*B=32 float32",
+    "clustering": r"(20000|100000)x",
+    "concentrate": r"step.* B=64 N=50000 float32|student",
+    "augment": r"^group_heads forward paper 000 \[32\] float32",
+}
 BENCHES = {
     "squeeze_excite": r"8x(256x56x56|2048x7x7) ",
     "model": "",
@@ -84,11 +105,10 @@ def results_table(metrics: dict, rows: dict[str, str], columns: dict[str, str], 
         lines.append(
             f"| {name} | {' | '.join(cells)} | {values['macs'] / 1e6:.2f} M | {ratio:.3f} |"
         )
-    seeds = len(metrics[base]["top1"]["seeds"])
-    return "\n".join(lines) + f"\n\nPercent, mean ± standard deviation over {seeds} seeds.\n"
+    return "\n".join(lines) + f"\n\n{spread(metrics[base]['top1'])}.\n"
 
 
-def adaptive_table(metrics: dict) -> str:
+def adaptive_table(metrics: dict, rows: dict[str, str]) -> str:
     """Accuracy, what is executed and what it takes, the times as parts of the plain network's."""
     names = {"ms_1": "alone", "ms_32": "in batches of 32"}
     lines = [
@@ -96,7 +116,7 @@ def adaptive_table(metrics: dict) -> str:
         "|---" * (len(names) + 4) + "|",
     ]
     plain = metrics["plain"]
-    for row, name in ADAPTIVE.items():
+    for row, name in rows.items():
         values = metrics[row]
         times = [
             f"{values[key]['mean'] / plain[key]['mean']:.2f}" if key in values else ""
@@ -107,13 +127,16 @@ def adaptive_table(metrics: dict) -> str:
         lines.append(
             f"| {name} | {cell(values['top1'])} | {layers} | {macs} | {' | '.join(times)} |"
         )
-    seeds = len(plain["top1"]["seeds"])
     took = ", ".join(f"{plain[key]['mean']:.2f} ms an image {when}" for key, when in names.items())
     return (
         "\n".join(lines)
-        + f"\n\nPercent, mean ± standard deviation over {seeds} seeds; times as parts of the plain "
-        f"network's, measured in turns ({took}).\n"
+        + f"\n\n{spread(plain['top1'])}; times as parts of the plain network's, measured in turns "
+        f"({took}).\n"
     )
+
+
+def spread(metric: dict) -> str:
+    return f"Percent, mean ± standard deviation over {len(metric['seeds'])} seeds"
 
 
 def cell(metric: dict) -> str:
@@ -122,14 +145,14 @@ def cell(metric: dict) -> str:
     return mean if len(metric["seeds"]) == 1 else f"{mean} ± {100 * metric['std']:.1f}"
 
 
-def bench_table(name: str, wanted: str) -> str:
-    """Our rows of one CSV that are wanted, with the best peer of the same run."""
+def bench_rows(name: str, wanted: str) -> tuple[list[str], dict[str, str]]:
+    """Our rows of one CSV that are wanted, with the best peer of the same run; its last row."""
     with (RESULTS / f"{name}.csv").open() as file:
         rows = list(csv.DictReader(file))
     cases: dict[tuple, list[dict]] = {}
     for row in rows:
         cases.setdefault((row["op"], row["pass"], row["shape"], row["dtype"]), []).append(row)
-    lines = ["| operation | shape | ours | best peer | ratio |", "|---|---|---|---|---|"]
+    lines = []
     for (op, pass_, shape, dtype), contestants in cases.items():
         if not re.search(wanted, f"{op} {pass_} {shape} {dtype}"):
             continue
@@ -145,9 +168,16 @@ def bench_table(name: str, wanted: str) -> str:
             operation = (op if pass_ == "forward" else f"{op}, {pass_}") + form
             took = duration(row["median_us"])
             lines.append(f"| {operation} | {shape} {dtype} | {took} | {against} | {ratio} |")
-    last = rows[-1]
-    where = f"{last['device'].removeprefix('cpu: ')}, {last['threads']} threads"
-    return "\n".join(lines) + f"\n\n{where}, PyTorch {last['torch']}, {last['date']}.\n"
+    return lines, rows[-1]
+
+
+def bench_table(lines: list[str], ran: list[dict[str, str]]) -> str:
+    head = ["| operation | shape | ours | best peer | ratio |", "|---|---|---|---|---|"]
+    where = sorted({f"{row['device'].removeprefix('cpu: ')}, {row['threads']} threads, "
+                    f"PyTorch {row['torch']}" for row in ran})  # fmt: skip
+    dates = sorted({row["date"] for row in ran})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return "\n".join(head + lines) + f"\n\n{'; '.join(where)}, {when}.\n"
 
 
 def duration(microseconds: str) -> str:
@@ -158,22 +188,51 @@ def duration(microseconds: str) -> str:
     return f"{value:.3g} µs"
 
 
-def block() -> str:
+def systems(shown: dict[str, tuple[str, ...]] | None = None) -> list[str]:
+    """Titles and tables of the systems: all rows, or those shown."""
+
+    def of(name: str, rows: dict[str, str]) -> dict[str, str]:
+        return rows if shown is None else {row: rows[row] for row in shown[name]}
+
+    names = ("demo", "concentrate", "adaptive")
     demo, concentrated, adaptive = (
-        json.loads((RESULTS / f"{name}_metrics.json").read_text())
-        for name in ("demo", "concentrate", "adaptive")
+        json.loads((RESULTS / f"{name}_metrics.json").read_text()) for name in names
     )
-    parts = [
+    return [
         "`make demo`, on glyphs (mAP, top-1 and top-5 on drawings that were never trained on):",
-        results_table(demo, ROWS, METRICS, "base"),
+        results_table(demo, of("demo", ROWS), METRICS, "base"),
         "`fastheads concentrate`, on glyphs, verticals by script (mpvap: "
         "average precision within the vertical, mean over verticals):",
-        results_table(concentrated, STUDENTS, RANKED, "generalist"),
+        results_table(concentrated, of("concentrate", STUDENTS), RANKED, "generalist"),
         "`fastheads adaptive`, on Greek and Cyrillic letters (layers: executed residual blocks):",
-        adaptive_table(adaptive),
-        "`fastheads bench`, peers in the same run (ratio above 1: faster than the best of them):",
-        *(bench_table(name, wanted) for name, wanted in BENCHES.items()),
+        adaptive_table(adaptive, of("adaptive", ADAPTIVE)),
     ]
+
+
+def short() -> str:
+    """What README.md holds."""
+    lines, ran = [], []
+    for name, wanted in HEADLINES.items():
+        found, row = bench_rows(name, wanted)
+        lines += found
+        ran.append(row)
+    title = (
+        "`fastheads bench`, peers in the same run (ratio above 1: faster than the best of them):"
+    )
+    return _joined([*systems(SHOWN), title, bench_table(lines, ran)])
+
+
+def whole() -> str:
+    """What the file beside the CSVs holds."""
+    parts = ["# Measured", "Written by `python bench/readme_figures.py`.", *systems()]
+    for name, wanted in BENCHES.items():
+        lines, row = bench_rows(name, wanted)
+        parts += [f"`fastheads bench {name}` (ratio above 1: faster than the best peer of the "
+                  "same run):", bench_table(lines, [row])]  # fmt: skip
+    return _joined(parts)
+
+
+def _joined(parts: list[str]) -> str:
     return "\n".join(f"{part.rstrip()}\n" for part in parts)
 
 
@@ -181,14 +240,14 @@ def main(argv: list[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--check", action="store_true", help="change nothing, exit 1 if different")
     check = options.parse_args(argv).check
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
+    readme, beside = ROOT / "README.md", RESULTS / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    wanted = before + BEGIN + block() + END + after
+    wanted = {readme: before + BEGIN + short() + END + after, beside: whole()}
     if check:
-        return int(wanted != text)
-    readme.write_text(wanted)
+        return int(any(not p.exists() or p.read_text() != text for p, text in wanted.items()))
+    for path, text in wanted.items():
+        path.write_text(text)
     return 0
 
 

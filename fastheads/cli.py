@@ -133,6 +133,21 @@ def _lesion(options: Namespace) -> int:
     return 0
 
 
+def _add_stream(parser: ArgumentParser) -> None:
+    from fastheads.pipelines.stream_config import StreamConfig
+
+    parser.add_argument("--config", action="config", help="settings in YAML; flags override them")
+    parser.add_class_arguments(StreamConfig)
+
+
+def _stream(options: Namespace) -> int:
+    from fastheads.pipelines.stream import stream_run
+    from fastheads.pipelines.stream_config import StreamConfig
+
+    stream_run(StreamConfig(**_fields(options)))
+    return 0
+
+
 def _add_predict(parser: ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
@@ -233,6 +248,12 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
         "with networks that run all, and write a report.",
         _add_adaptive,
         _adaptive,
+    ),
+    "stream": (
+        "Teach a trained classifier pictures that carry several of its labels, without the old "
+        "pictures, compare networks and guards against forgetting, and write a report.",
+        _add_stream,
+        _stream,
     ),
     "lesion": (
         "Delete and reorder the layers of residual networks, own or of timm and torchvision, "

@@ -40,6 +40,32 @@ _LESION_QUICK: Settings = {
     "lesions.reorderings": 2,
     "lesions.paths": 8,
 }
+_STREAM_QUICK: Settings = {
+    "seeds": [0],
+    "networks.rows": ["resnet", "senet", "senet_2x_r32"],
+    "soft_margin": [],
+    "arrivals": 3,
+    "arriving": ["together"],
+}
+# "Scalable large scale visual recognition using multi-label image classification", 7 and 8.1.
+_STREAM_DOGS: Settings = {
+    "data.kind": "stanford_dogs",
+    "data.size": 300,
+    "training.batch_size": 100,
+    "streaming.batch_size": 100,
+    "data.channels": 3,
+    "networks.width": 64,
+    "networks.small": False,
+    "augmentation.degrees": 0.0,
+    "augmentation.translate": 0.0,
+    "augmentation.scale": [1.0, 1.0],
+    "augmentation.shear": 0.0,
+    "augmentation.blur": 0.0,
+    "augmentation.contrast": 0.0,
+    "augmentation.noise": 0.0,
+    "augmentation.normalize.mean": [0.485, 0.456, 0.406],
+    "augmentation.normalize.std": [0.229, 0.224, 0.225],
+}
 # The recipes of "Conditional networks", sections 5.3.1 and 5.3.2. Images have the network's size
 # from the start: shifts and flips are as there, crops of a larger ImageNet picture are not.
 _PAPER: Settings = {
@@ -110,6 +136,10 @@ PRESETS: dict[str, dict[str, tuple[str, Settings]]] = {
         "--cifar": ("the paper's recipe for ResNet-110 and a folder of 32x32 pictures", _CIFAR),
         "--imagenet50": ("the paper's recipe for ResNet-50 and a folder of pictures", _IMAGENET_50),
         "--imagenet101": ("the same for ResNet-101", _IMAGENET_101),
+    },
+    "stream": {
+        "--quick": ("the short run: one seed, three networks, three arrivals", _STREAM_QUICK),
+        "--dogs": ("the paper's recipe for Stanford Dogs and mixed breeds", _STREAM_DOGS),
     },
     "lesion": {"--quick": ("the short run: one seed, two networks, few draws", _LESION_QUICK)},
 }
