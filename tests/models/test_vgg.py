@@ -71,7 +71,7 @@ def test_vgg16_for_small_pictures():
     assert [c.out_channels for c in convolutions] == widths
     assert [c.in_channels for c in convolutions] == [1, *widths[:-1]]
     assert model(torch.randn(2, 1, 16, 21)).shape == (2, 7)
-    assert len(plain_layers(model)) == 8
+    assert len(plain_layers(model)) == 9
     before = [1, *widths[:-1]]
     inside = sum(9 * i * o + 2 * o for i, o in zip(before, widths, strict=True))
     assert count_parameters(model) == inside + 32 * 7 + 7
