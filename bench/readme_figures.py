@@ -1,7 +1,8 @@
 """Writes the measured numbers of README.md, and all of them to `results/README.md`.
 
-From `results/`, where `demo_metrics.json` is the `metrics.json` of a run of `make demo`, and
-`concentrate_metrics.json` and `adaptive_metrics.json` are those of the commands of these names.
+From `results/`, where `demo_metrics.json` is the `metrics.json` of a run of `make demo`,
+`concentrate_metrics.json` and `adaptive_metrics.json` are those of the commands of these names, and
+`lesion_findings.json` is from the `analysis.json` of `fastheads lesion`.
 `--check` says whether they agree.
 """
 
@@ -48,12 +49,18 @@ ADAPTIVE = {
     "adaptive_60_worded": "each gate held at 60 % (eq. 5.8 as worded)",
     "random_60": "blocks left out at random, at the rates of 60 %",
 }
+LESION = {
+    "resnet": "ResNet of 54 blocks",
+    "vgg": "VGG of 13 layers",
+    "stochastic_depth": "stochastic depth",
+    "effective_paths": "trained on 23 of 54 blocks at a time",
+}
 # What README.md shows of each.
 SHOWN = {
     "demo": ("base", "retrained", "confusions", "randomized_confusions"),
     "concentrate": ("generalist", "fc_fc", "fc_sc", "paced", "specialists"),
     "adaptive": ("plain", "plain_continued", "adaptive_80", "adaptive_70", "adaptive_60",
-                 "adaptive_40"),
+                 "adaptive_50", "adaptive_40"),
 }  # fmt: skip
 # Cases of each CSV, by what their operation, pass, shape and dtype contain: in README.md, and in
 # the file beside the CSVs, which hold all.
@@ -135,6 +142,15 @@ def adaptive_table(metrics: dict, rows: dict[str, str]) -> str:
     )
 
 
+def lesion_findings() -> str:
+    """What the paper says of lesions, and whether it holds."""
+    found = json.loads((RESULTS / "lesion_findings.json").read_text())
+    verdict = {True: "Holds", False: "Does not hold", None: "Undecided"}
+    lines = [f"- {verdict[each['holds']]}: {each['sentence']}" for each in found["findings"]]
+    top1 = ", ".join(f"{100 * found['top1'][row]:.1f} ({name})" for row, name in LESION.items())
+    return "\n".join(lines) + f"\n\nTop-1 of the whole networks: {top1}; {found['seeds']} seed.\n"
+
+
 def spread(metric: dict) -> str:
     return f"Percent, mean ± standard deviation over {len(metric['seeds'])} seeds"
 
@@ -206,6 +222,8 @@ def systems(shown: dict[str, tuple[str, ...]] | None = None) -> list[str]:
         results_table(concentrated, of("concentrate", STUDENTS), RANKED, "generalist"),
         "`fastheads adaptive`, on Greek and Cyrillic letters (layers: executed residual blocks):",
         adaptive_table(adaptive, of("adaptive", ADAPTIVE)),
+        "`fastheads lesion`, on Latin letters:",
+        lesion_findings(),
     ]
 
 

@@ -90,6 +90,7 @@ _PAPER: Settings = {
     "training.momentum": 0.9,
     "training.schedule": "step",
     "training.gamma": 0.1,
+    "training.precision": "32-true",
 }
 _CIFAR: Settings = {
     **_PAPER,

@@ -62,10 +62,14 @@ class AdaptiveConfig:
     )
     budgets: tuple[int, ...] | None = None
     training: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=24, batch_size=64, lr=3e-3, weight_decay=1e-4)
+        default_factory=lambda: TrainConfig(
+            epochs=24, batch_size=64, lr=3e-3, weight_decay=1e-4, precision="bf16-mixed"
+        )
     )
     tuning: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=8, batch_size=64, lr=2e-3, weight_decay=1e-4)
+        default_factory=lambda: TrainConfig(
+            epochs=12, batch_size=64, lr=2e-3, weight_decay=1e-4, precision="bf16-mixed"
+        )
     )
     analysis: GateAnalysisConfig = field(default_factory=GateAnalysisConfig)
     compiled: bool = True

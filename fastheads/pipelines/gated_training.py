@@ -43,8 +43,8 @@ class NetworkConfig:
     """
 
     model: str = "small"
-    blocks: tuple[int, ...] = (2, 5, 5)
-    widths: tuple[int, ...] = (16, 48, 96)
+    blocks: tuple[int, ...] = (2, 4, 4)
+    widths: tuple[int, ...] = (48, 96, 192)
     stem_stride: int = 2
 
     def build(self, channels: int, num_labels: int, preactivation: bool = False) -> nn.Module:

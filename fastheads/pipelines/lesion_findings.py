@@ -64,7 +64,7 @@ def _single_mild(analysis: dict[str, Any], row: str) -> tuple[bool | None, str]:
     text = (
         f"Without one of its {others.shape[1]} blocks that do not downsample the residual network "
         f"goes {_percent(float(np.median(others)))} of the way to chance in the median and at most "
-        f"{_percent(float(worst.max()))}; no block takes it {_percent(MILD)} in "
+        f"{_percent(float(worst.max()))}; all stay below {_percent(MILD)} in "
         f"{int((worst < MILD).sum())} of {len(worst)} {_seeds(worst)}"
     )
     if down.any():
