@@ -274,7 +274,7 @@ class _Excite(torch.autograd.Function):
         return output[0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_x, grad1, grad_bias1, grad2, *others = _backward(ctx, grad)
         grad1, grad2 = (
             None if part is None else part.view(shape)

@@ -11,6 +11,7 @@ from torch import nn
 from fastheads.data import Augmentation, Data, DataConfig
 from fastheads.pipelines.gate_analysis import GateAnalysisConfig
 from fastheads.pipelines.gated_training import GatesConfig, NetworkConfig
+from fastheads.pipelines.run_folder import check_distinct
 from fastheads.training import Stages, TrainConfig
 
 Other = Literal["plain_continued", "preactivation", "stochastic_depth", "soft", "worded"]
@@ -78,9 +79,7 @@ class AdaptiveConfig:
 
     def __post_init__(self) -> None:
         for name in ("targets", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name} must be distinct and at least one, got {values}")
+            check_distinct(name, getattr(self, name))
         for target in self.targets:
             if not 0 < target <= 1:
                 raise ValueError(f"targets must be above 0 and at most 1, got {target}")

@@ -167,12 +167,6 @@ def uint8_batches(data: ImageDataset, size: int = 128) -> Iterator[tuple[Tensor,
         yield data.__getitems__(list(range(start, min(start + size, len(data)))))
 
 
-def picked(data: ImageDataset, rows: np.ndarray) -> ImageDataset:
-    """The pictures of ``rows`` alone."""
-    targets = data.targets.select(torch.from_numpy(rows))
-    return ImageDataset(data.images, data.rows[rows], targets, data.label_space)
-
-
 def device_of(network: nn.Module) -> torch.device:
     """That of its first parameter."""
     first = next(network.parameters(), None)

@@ -25,6 +25,7 @@ from fastheads.pipelines.heads import HeadsConfig
 from fastheads.pipelines.network_file import CLASSIFIER, FEATURE_LAYER, save_network
 from fastheads.pipelines.rows import SeedRows, grow_rows
 from fastheads.pipelines.run_folder import (
+    check_distinct,
     fingerprint,
     flat,
     mean_and_std,
@@ -77,8 +78,7 @@ class AugmentConfig(TrainBaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be distinct and at least one, got {self.seeds}")
+        check_distinct("seeds", self.seeds)
         if len(set(self.contrast)) < len(self.contrast) or min(self.contrast, default=1) < 1:
             raise ValueError(f"contrast must hold distinct widths above 0, got {self.contrast}")
 

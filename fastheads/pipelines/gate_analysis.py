@@ -17,7 +17,7 @@ from torch import nn
 
 from fastheads.data import Data
 from fastheads.labels import Grouping, LabelSpace
-from fastheads.pipelines.attack import Normalize, fgsm, picked, robustness, uint8_batches
+from fastheads.pipelines.attack import Normalize, fgsm, robustness, uint8_batches
 from fastheads.pipelines.gate_tables import (
     execution_by_label,
     extreme_images,
@@ -103,7 +103,7 @@ def analyse_gates(
     extremes, pictures = extreme_images(
         decisions.layers, test, grouping, members, config.shown, config.examples
     )
-    some = picked(test, _sample(np.arange(len(test)), config.attacked))
+    some = test.subset(_sample(np.arange(len(test)), config.attacked))
     with seeded():
         robust = {
             name: robustness(
@@ -140,7 +140,7 @@ def rates_under_attack(
     rows: np.ndarray,
 ) -> dict[str, Any]:
     """Rates of the gates on the test pictures ``rows`` before and after the attack (figure 5.9)."""
-    pictures = picked(data.test, rows)
+    pictures = data.test.subset(rows)
     attacked = (
         normalize(
             255

@@ -22,6 +22,7 @@ from fastheads.pipelines.lesion_rows import Measured, study_one, train_and_study
 from fastheads.pipelines.lesion_studies import check_evaluating, lesionable_blocks
 from fastheads.pipelines.lesion_task import LesionsConfig
 from fastheads.pipelines.run_folder import (
+    check_distinct,
     digest,
     fingerprint,
     write_arrays,
@@ -58,8 +59,7 @@ class LesionConfig:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be distinct and at least one, got {self.seeds}")
+        check_distinct("seeds", self.seeds)
         if (self.model is None) != (self.checkpoint is None):
             raise ValueError(
                 "model and checkpoint must be given together, "

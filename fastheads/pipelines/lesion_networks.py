@@ -16,6 +16,7 @@ from fastheads.models.resnet import resnet
 from fastheads.models.vgg import vgg15
 from fastheads.nn.switched_block import StochasticDepth, scale_branches
 from fastheads.pipelines.frozen import channels_last
+from fastheads.pipelines.run_folder import check_distinct
 from fastheads.pipelines.teacher_task import steps_per_epoch
 from fastheads.training import FitResult, TrainConfig, fit
 
@@ -60,8 +61,7 @@ class NetworksConfig:
     def __post_init__(self) -> None:
         if unknown := [row for row in self.rows if row not in ROWS]:
             raise ValueError(f"rows must be among {', '.join(ROWS)}, got {unknown[0]!r}")
-        if not self.rows or len(set(self.rows)) < len(self.rows):
-            raise ValueError(f"rows must be distinct and at least one, got {self.rows}")
+        check_distinct("rows", self.rows)
         if not 0 < self.survival <= 1:
             raise ValueError(f"survival must be in (0, 1], got {self.survival}")
         if self.modules is not None and not 1 <= self.modules <= self.num_blocks:

@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,12 @@ def fingerprint(config: Any) -> dict[str, Any]:
         }
 
     return without_speed(settings)
+
+
+def check_distinct(name: str, values: Sequence[object]) -> None:
+    """ValueError unless the setting ``name`` holds at least one value, and none twice."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name} must be distinct and at least one, got {values}")
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

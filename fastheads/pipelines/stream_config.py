@@ -11,6 +11,7 @@ from torch import nn
 from fastheads.data import Augmentation
 from fastheads.data.stream import StreamData, StreamDataConfig
 from fastheads.pipelines.guards import GuardsConfig
+from fastheads.pipelines.run_folder import check_distinct
 from fastheads.pipelines.stream_networks import NetworksConfig
 from fastheads.training import Stages, TrainConfig
 
@@ -77,8 +78,7 @@ class StreamConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be distinct and at least one, got {self.seeds}")
+        check_distinct("seeds", self.seeds)
         if self.arrivals < 0:
             raise ValueError(f"arrivals must be at least 0, got {self.arrivals}")
         rows, guards = self.networks.rows, tuple(self.guards)

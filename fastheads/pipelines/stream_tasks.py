@@ -20,6 +20,7 @@ from fastheads.pipelines.frozen import channels_last
 from fastheads.pipelines.guards import GuardsConfig, Joined, replay_buffer
 from fastheads.pipelines.run_folder import training_curve
 from fastheads.pipelines.stream_measures import measure
+from fastheads.pipelines.teacher_task import steps_per_epoch
 from fastheads.pipelines.update import learn
 from fastheads.targets import SparseTargets
 from fastheads.training import Stages, TrainConfig, fit
@@ -103,7 +104,8 @@ class BaseTask:
 
     @property
     def steps(self) -> int:
-        return self.training.epochs * steps_per_epoch(self.training, self.pictures)
+        training = self.training
+        return training.epochs * steps_per_epoch(len(self.pictures), training.batch_size)
 
     def run(self, watch: Callable[[int, float], None] | None = None) -> Trained:
         torch.manual_seed(self.seed)
@@ -187,7 +189,8 @@ class UpdateTask:
 
     @property
     def steps(self) -> int:
-        return sum(self.update.epochs * steps_per_epoch(self.update, p) for p in self.arrivals)
+        of_each = (steps_per_epoch(len(part), self.update.batch_size) for part in self.arrivals)
+        return self.update.epochs * sum(of_each)
 
     def run(self, watch: Callable[[int, float], None] | None = None) -> Trained:
         network = self.base.run().network
@@ -231,7 +234,3 @@ class UpdateTask:
 
 def _from(done: int, watch: Callable[[int, float], None]) -> Callable[[int, float], None]:
     return lambda step, loss: watch(done + step, loss)
-
-
-def steps_per_epoch(config: TrainConfig, pictures: ImageDataset | Joined) -> int:
-    return max(1, len(pictures) // min(config.batch_size, len(pictures)))

@@ -19,7 +19,7 @@ from fastheads.models import HeadedNetwork
 from fastheads.nn import Standardize
 from fastheads.pipelines.frozen import BATCH, Frozen, augmented_batches, extract
 from fastheads.pipelines.heads import HeadsConfig, count_confusions
-from fastheads.pipelines.run_folder import training_curve
+from fastheads.pipelines.run_folder import check_distinct, training_curve
 from fastheads.pipelines.side_by_side import run_all
 from fastheads.pipelines.soft_targets import SoftTargets
 from fastheads.pipelines.student_task import Repeated, StudentTask, Targets, mean_targets
@@ -73,8 +73,7 @@ class ConcentrateConfig:
         for name in ("passes", "holdout_passes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be distinct and at least one, got {self.seeds}")
+        check_distinct("seeds", self.seeds)
 
 
 @dataclass

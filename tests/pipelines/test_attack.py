@@ -16,7 +16,6 @@ from fastheads.pipelines.attack import (
     gradient_sign,
     jpeg,
     perturb,
-    picked,
     robustness,
     uint8_batches,
 )
@@ -227,9 +226,9 @@ def test_robustness_of_a_gated_network_repeats():
     assert set(first) == {"direct", "jpeg"} and all(len(at) == 2 for at in first.values())
 
 
-def test_picked_and_batches():
+def test_subset_and_batches():
     test = skipping.dataset([[0], [1, 2], [3], [4], [5]])
-    some = picked(test, np.array([4, 1]))
+    some = test.subset(np.array([4, 1]))
     ((images, targets),) = uint8_batches(some)
     assert torch.equal(images, torch.from_numpy(test.images[[4, 1]]))
     assert targets.tolist() == [[5], [1, 2]]

@@ -11,7 +11,7 @@ from torch import nn
 from fastheads.data import eval_transform
 from fastheads.labels import LabelSpace
 from fastheads.nn import gated_blocks, record_gates
-from fastheads.pipelines.attack import fgsm, picked, robustness
+from fastheads.pipelines.attack import fgsm, robustness
 from fastheads.pipelines.gate_analysis import GateAnalysisConfig, analyse_gates, groups_of
 from fastheads.pipelines.gate_tables import execution_by_label, group_rows, layer_histogram
 from fastheads.pipelines.open_gates import decide, decide_on
@@ -120,7 +120,7 @@ def test_attack_of_all_networks(networks, analysed):
 def test_gates_under_attack(networks, analysed):
     """Figure 5.9: pictures of one group, before and after."""
     network, found = networks[0], analysed[0]["attack"]["gates"]
-    greek = picked(TEST, np.array([i for i, r in enumerate(TEST.targets.tolist()) if 2 in r]))
+    greek = TEST.subset(np.array([i for i, r in enumerate(TEST.targets.tolist()) if 2 in r]))
     images, targets = greek.__getitems__(list(range(len(greek))))
     attacked = fgsm(network, images, targets, 0.047, eval_transform)
     assert found["epsilon"] == 0.047 and found["group"] == "Greek"
