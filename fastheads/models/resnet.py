@@ -53,6 +53,24 @@ class PadShortcut(nn.Module):
         return f"stride={self.stride}, extra={self.extra}"
 
 
+class Projection(nn.Conv2d):
+    """The 1x1 convolution without bias of a shortcut, with a stride.
+
+    Of few channels it reads every ``stride``-th pixel first: where there are fewer than a vector
+    holds, oneDNN's gradient of a strided 1x1 convolution in channels-last writes past its memory
+    (uxlfoundation/oneDNN#6035; with two threads and odd batches it ends the process).
+    """
+
+    def __init__(self, channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.in_channels >= 16 or self.stride == (1, 1):
+            return super().forward(x)
+        down, across = self.stride
+        return F.conv2d(x[:, :, ::down, ::across], self.weight)
+
+
 class ResNet(nn.Module):
     """``classifier(pool(norm(stages(stem(images)))))``; made by :func:`resnet`.
 
@@ -188,7 +206,7 @@ def _basic_block(
         if shortcut == "pad":
             other = PadShortcut(stride, out_width - width)
         else:
-            other = nn.Conv2d(width, out_width, 1, stride=stride, bias=False)
+            other = Projection(width, out_width, stride)
             if not preactivation:
                 other = nn.Sequential(other, nn.BatchNorm2d(out_width))
     return Residual(branch, other, relu=not preactivation)

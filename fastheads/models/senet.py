@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fastheads.models.resnet import Residual
+from fastheads.models.resnet import Projection, Residual
 from fastheads.models.staged import Staged, convolution
 from fastheads.nn import SqueezeExcite
 
@@ -186,9 +186,9 @@ def residual_block(
         branch.extend([layer, nn.BatchNorm2d(layer.out_channels)])
     shortcut: nn.Module | None = None
     if stride != 1 or channels != out_channels:
-        shortcut = nn.Sequential(
-            convolution(channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels)
-        )
+        projection = Projection(channels, out_channels, stride)
+        nn.init.kaiming_normal_(projection.weight, mode="fan_out", nonlinearity="relu")
+        shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
     if excite is None:
         return Residual(branch, shortcut)
     return SEResidual(branch, excite(out_channels), shortcut)

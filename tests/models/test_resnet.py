@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from fastheads.metrics.cost import count_macs
 from fastheads.models import PadShortcut, Residual, imagenet_resnet, resnet, resnet110
+from fastheads.models.resnet import Projection
 
 
 def parameters(model):
@@ -162,3 +163,17 @@ def test_resnet_rejects(options, message):
 def test_imagenet_resnet_rejects(arguments, message):
     with pytest.raises(ValueError, match=message):
         imagenet_resnet(*arguments)
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_projection_is_a_strided_convolution(channels):
+    """Of few channels too, forward and backward, odd batches and sizes."""
+    torch.manual_seed(0)
+    projection = Projection(channels, 8, 2).double()
+    x = torch.randn(3, channels, 9, 7, dtype=torch.float64, requires_grad=True)
+    grads = []
+    for y in (projection(x), torch.nn.functional.conv2d(x, projection.weight, stride=2)):
+        assert y.shape == (3, 8, 5, 4)
+        grads.append((y, *torch.autograd.grad(y.square().sum(), (x, projection.weight))))
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs)
