@@ -47,9 +47,9 @@ def stream_run(config: StreamConfig) -> StreamResult:
     bases, updates, arriving = add_rows(run)
     metrics = summarise(run)
     command = f"fastheads stream --config {shlex.quote(str(folder / 'config.yaml'))}"
-    analyse(run, metrics, bases, updates, arriving, command)
-    write_json(folder / "metrics.json", metrics)
     best = best_row(metrics, [config.kept, *(row for row in updates if row.startswith("kept_"))])
+    analyse(run, metrics, best, bases, updates, arriving, command)
+    write_json(folder / "metrics.json", metrics)
     network = updates[best].run().network
     description = {"stream": config.networks.describe(config.kept)}
     write_network(

@@ -34,6 +34,7 @@ WITHIN = 0.03  # of its base accuracy: what a network may lose on the original s
 def analyse(
     run: Run,
     metrics: Mapping[str, Any],
+    best: str,
     bases: Mapping[str, BaseTask],
     updates: Mapping[str, UpdateTask],
     arriving: Sequence[UpdateTask],
@@ -42,7 +43,6 @@ def analyse(
     """Writes ``analysis.json`` and ``analysis.npz``."""
     started = time.monotonic()
     data, kept = run.data, run.config.kept
-    best = best_row(metrics, [kept, *(row for row in updates if row.startswith("kept_"))])
     examples, pictures = _examples(run, bases[kept], updates[best])
     content = {
         "system": "stream",
