@@ -16,8 +16,8 @@ from fastheads.labels import join_names
 from fastheads.targets import SparseTargets
 
 BASE_PARTS = (0.1, 0.2)  # of base pictures for hold-out and test; section 8.1: 0.2 to test
-TEST_PART = 0.2  # of the pictures of a kind
-MINIMUM = 2  # pictures of a kind: one to train, one to test
+PARTS = (0.1, 0.2)  # of the pictures of a kind for hold-out and test
+MINIMUM = 3  # pictures of a kind: one to train, one to hold out, one to test
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class StreamData:
     Attributes:
         base: one label a picture; its label space is that of the streamed pictures.
         train: streamed pictures to learn from.
+        holdout: streamed pictures to choose by, of every kind.
         test: streamed pictures to be measured on, of every kind.
         kind_of_train: ``[pictures]``, int64, the kind of each picture of ``train``.
         kind_of_test: ``[pictures]``, int64, the kind of each picture of ``test``.
@@ -40,6 +41,7 @@ class StreamData:
 
     base: Data
     train: ImageDataset
+    holdout: ImageDataset
     test: ImageDataset
     kind_of_train: np.ndarray
     kind_of_test: np.ndarray
@@ -66,12 +68,14 @@ class StreamData:
 
     def summary(self) -> str:
         """What there is, and what was left out, by count and name."""
-        targets = [*self.train.targets.tolist(), *self.test.targets.tolist()]
+        parts = (self.train, self.holdout, self.test)
+        targets = [row for part in parts for row in part.targets.tolist()]
+        each = sum(map(len, targets)) / len(targets)
         lines = [
             self.base.summary(),
             f"{len(self.kinds)} kinds streamed in; {len(self.train)} images to train, "
-            f"{len(self.test)} to test, {sum(map(len, targets)) / len(targets):.1f} labels each, "
-            f"{len(set().union(*targets))} labels in all",
+            f"{len(self.holdout)} held out, {len(self.test)} to test, "
+            f"{each:.1f} labels each, {len(set().union(*targets))} labels in all",
         ]
         if self.skipped:
             names = join_names([*self.skipped])
@@ -95,7 +99,7 @@ def stream_data(
     skipped: Mapping[str, str] | None = None,
     dropped: Mapping[str, int] | None = None,
 ) -> StreamData:
-    """Divides the pictures of each kind into those to train, 0.8, and to test, 0.2.
+    """Divides the pictures of each kind: 0.7 to train, 0.1 held out, 0.2 to test.
 
     Args:
         base: what the network knows before.
@@ -123,12 +127,14 @@ def stream_data(
         able = able[np.arange(limit_kinds) * able.size // limit_kinds]
     rng = np.random.default_rng(seed)
     train: list[tuple[int, int]] = []  # pairs of row and kind
+    holdout: list[tuple[int, int]] = []
     test: list[tuple[int, int]] = []
     for number, k in enumerate(able):
         own = [(int(row), number) for row in rng.permutation(rows[kind == k])]
-        for_test = max(1, round(TEST_PART * len(own)))
+        for_holdout, for_test = (max(1, round(part * len(own))) for part in PARTS)
         test += own[:for_test]
-        train += own[for_test:]
+        holdout += own[for_test : for_test + for_holdout]
+        train += own[for_test + for_holdout :]
 
     def part(pairs: list[tuple[int, int]]) -> tuple[ImageDataset, np.ndarray]:
         picked, numbers = np.array(sorted(pairs), dtype=np.int64).T
@@ -139,6 +145,7 @@ def stream_data(
     return StreamData(
         base,
         learned,
+        part(holdout)[0],
         measured,
         kind_of_train,
         kind_of_test,

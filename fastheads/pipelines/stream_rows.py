@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from fastheads.data.images import ImageDataset, Pictures
+from fastheads.data.stream import StreamData
 from fastheads.pipelines.guards import GuardsConfig, Joined
 from fastheads.pipelines.side_by_side import run_all
 from fastheads.pipelines.stream_config import Run
@@ -50,7 +51,6 @@ def _finish(run: Run, tasks: Sequence[BaseTask | UpdateTask]) -> None:
 
 def _bases(run: Run, common: Common, seed: int) -> dict[str, BaseTask]:
     config, data = run.config, run.data
-    tests = {"base": data.base.test, "streamed": data.test}
 
     def task(
         row: str,
@@ -62,7 +62,7 @@ def _bases(run: Run, common: Common, seed: int) -> dict[str, BaseTask]:
         make = partial(config.networks.build, network, common.num_labels, data.base.image_shape[0])
         watch_on = data.base.holdout if row in WATCHED_ROWS else None
         return BaseTask(
-            row, seed, make, loss, config.l1, training, pictures, tests, watch_on, common
+            row, seed, make, loss, config.l1, training, pictures, _tests(data), watch_on, common
         )
 
     tasks = {row: task(row, row) for row in config.networks.rows}
@@ -75,12 +75,19 @@ def _bases(run: Run, common: Common, seed: int) -> dict[str, BaseTask]:
 
 def _updates(run: Run, bases: Mapping[str, BaseTask], seed: int) -> dict[str, UpdateTask]:
     config, data = run.config, run.data
-    tests = {"base": data.base.test, "streamed": data.test}
-    task = partial(_update, run, seed, (data.train,), tests)
+    task = partial(_update, run, seed, (data.train,), _tests(data))
     rows = {row: task(row, bases[row], GuardsConfig()) for row in config.networks.rows}
     kept = bases[config.kept]
     guarded = {f"kept_{name}": guards for name, guards in config.guards.items()}
     return rows | {row: task(row, kept, guards) for row, guards in guarded.items()}
+
+
+def _tests(data: StreamData) -> dict[str, Pictures]:
+    """Measured on after every training; of guards, the best is chosen on what is held out."""
+    return {
+        "base": data.base.test, "streamed": data.test,
+        "held_base": data.base.holdout, "held_streamed": data.holdout,
+    }  # fmt: skip
 
 
 def _arriving(run: Run, bases: Mapping[str, BaseTask], seed: int) -> list[UpdateTask]:
@@ -120,6 +127,7 @@ def _add_base(run: Run, row: str, task: BaseTask) -> None:
         measured |= _streamed(streamed)
     else:
         measured |= {"before_top5": streamed["top5"], "before_all": streamed["all"]}
+        measured |= {"held_base_top5": found["held_base"]["top5"]}
     measured |= {
         "base_seconds": trained.seconds, "base_epoch_seconds": trained.seconds / epochs
     }  # fmt: skip
@@ -138,6 +146,8 @@ def _add_update(run: Run, row: str, task: UpdateTask) -> None:
         "original_top1": found["base"]["top1"],
         "original_top5": found["base"]["top5"],
         **_streamed(found["streamed"]),
+        "held_original_top5": found["held_base"]["top5"],
+        "held_streamed_all": found["held_streamed"]["all"],
         "stream_seconds": trained.seconds,
         "stream_epoch_seconds": trained.seconds / epochs,
     }
@@ -147,7 +157,8 @@ def _add_update(run: Run, row: str, task: UpdateTask) -> None:
         of_row[number] |= measured
     else:  # a guard: its base training is that of the kept network
         kept = run.measured[run.config.kept][number]
-        of_row.append({name: kept[name] for name in ("base_top1", "base_top5")} | measured)
+        before = ("base_top1", "base_top5", "held_base_top5")
+        of_row.append({name: kept[name] for name in before} | measured)
 
 
 def _streamed(found: dict[str, Any]) -> dict[str, float]:

@@ -27,7 +27,8 @@ _PAPER = (
 )
 _DATA = {"labels": "labels", "train": "base training images", "holdout": "hold-out images",
          "test": "base test images", "kinds": "kinds of streamed pictures",
-         "streamed_train": "streamed training images", "streamed_test": "streamed test images",
+         "streamed_train": "streamed training images",
+         "streamed_holdout": "streamed held-out images", "streamed_test": "streamed test images",
          "faces": "faces"}  # fmt: skip
 _LOST = {"skipped": "files that could not be read were skipped",
          "dropped": "labels with too few drawings were left out"}  # fmt: skip

@@ -29,29 +29,32 @@ BASE = base_of(LabelSpace(tuple("abcd")))
 
 
 @given(
-    st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(lambda c: max(c) > 1),
+    st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(lambda c: max(c) > 2),
     st.integers(0, 2),
     st.one_of(st.none(), st.integers(1, 9)),
 )
 def test_kinds_are_divided(counts, seed, limit):
-    """Each kind of two pictures or more is in both parts, about one of five to test."""
+    """Each kind of three pictures or more is in every part, about one of five to test."""
     kind = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     images = np.zeros((len(kind), 1, 2, 2), np.uint8)
     labels = {f"k{k}": [k % 4, (k + 1) % 4] for k in range(len(counts))}
     data = stream_data(BASE, images, np.arange(len(kind)), kind, labels, seed, limit)
-    assert data.dropped == {f"k{k}": count for k, count in enumerate(counts) if count < 2}
-    able = [k for k, count in enumerate(counts) if count > 1]
+    assert data.dropped == {f"k{k}": count for k, count in enumerate(counts) if count < 3}
+    able = [k for k, count in enumerate(counts) if count > 2]
     assert len(data.kinds) == min(len(able), limit or len(able))
     assert set(data.kinds) <= {f"k{k}" for k in able}
-    rows = [*data.train.rows, *data.test.rows]
+    rows = [*data.train.rows, *data.holdout.rows, *data.test.rows]
     assert len(set(rows)) == len(rows) == sum(counts[int(name[1:])] for name in data.kinds)
     for part, kinds in ((data.train, data.kind_of_train), (data.test, data.kind_of_test)):
         assert [data.kinds[n] for n in kinds] == [f"k{kind[row]}" for row in part.rows]
         assert part.targets.tolist() == [sorted(labels[data.kinds[n]]) for n in kinds]
     for number, name in enumerate(data.kinds):
+        count = counts[int(name[1:])]
         for_test = (data.kind_of_test == number).sum()
-        assert for_test == max(1, round(0.2 * counts[int(name[1:])]))
-        assert (data.kind_of_train == number).sum() >= 1
+        assert for_test == max(1, round(0.2 * count))
+        held = sum(kind[row] == int(name[1:]) for row in data.holdout.rows)
+        assert held == max(1, round(0.1 * count))
+        assert (data.kind_of_train == number).sum() == count - for_test - held >= 1
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def test_arrivals_deal_every_kind_once(count, seven):
     assert trained == tested and {len(kinds) for kinds in trained} <= {7 // count, -(-7 // count)}
     assert sorted(kind for kinds in trained for kind in kinds) == list(range(7))
     for train, test in arrivals:
-        assert len(train) == 4 * len(test)
+        assert len(train) == 3 * len(test)  # one of five is held out
         images, targets = train.__getitems__(list(range(len(train))))
         assert images.flatten().tolist() == train.rows.tolist()
         for row, labels in zip(train.rows // 5, targets.tolist(), strict=True):
@@ -88,7 +91,7 @@ def test_arrivals_follow_the_seed(seven):
 
 def test_stream_data_rejects():
     images, one = np.zeros((1, 1, 2, 2), np.uint8), np.zeros(1, dtype=np.int64)
-    with pytest.raises(ValueError, match="at least 2 usable pictures, got none that does"):
+    with pytest.raises(ValueError, match="at least 3 usable pictures, got none that does"):
         stream_data(BASE, images, one, one, {"k": [0, 1]}, 0)
     with pytest.raises(ValueError, match="limit_kinds must be at least 1, got 0"):
         stream_data(BASE, images, one, one, {"k": [0, 1]}, 0, limit_kinds=0)
@@ -152,7 +155,11 @@ def test_folder_and_tables_agree(base, pairs, options):
     folder = load_mixed(base, pairs, least=16, **options)
     assert folder.kinds == ("1+2", "3+7") and folder.base is base
     assert folder.train.label_space is base.label_space
-    assert [len(folder.train), len(folder.test)] == [16, 4] and not folder.skipped
+    assert [len(folder.train), len(folder.holdout), len(folder.test)] == [
+        14,
+        2,
+        4,
+    ] and not folder.skipped
     text = load_mixed(base, write(pairs, ".csv"), least=16, **options)
     assert contents(text) == contents(folder)
     named = load_mixed(base, write(pairs, ".jsonl"), kind_column="kind", least=16, **options)
@@ -167,7 +174,7 @@ def test_unusable_pictures_are_named_and_a_kind_without_enough_dropped(base, pai
     (pairs / "2+1" / "0.png").write_bytes(b"")
     data = load_mixed(base, pairs, least=16, **options)
     assert data.kinds == ("1+2",) and data.dropped == {"3+7": 1}
-    assert len(data.train) + len(data.test) == 9 and len(data.skipped) == 11
+    assert len(data.train) + len(data.holdout) + len(data.test) == 9 and len(data.skipped) == 11
     reason = data.skipped[str(pairs / "2+1" / "low.png")]
     assert reason == "ValueError: image must be at least 16 pixels wide and high, got 40 x 15"
     assert "11 streamed files skipped" in data.summary() and "3+7 (1)" in data.summary()

@@ -109,7 +109,9 @@ def test_stored_network_is_the_kept_one_after_its_best_update(config, result):
 
 def test_best_row_counts_what_is_lost_and_what_is_learned():
     def row(base, original, streamed):
-        means = {"base_top5": base, "original_top5": original, "streamed_all": streamed}
+        means = {
+            "held_base_top5": base, "held_original_top5": original, "held_streamed_all": streamed,
+        }  # fmt: skip
         return {name: {"mean": value} for name, value in means.items()}
 
     metrics = {"a": row(0.9, 0.6, 0.9), "b": row(0.9, 0.88, 0.8), "c": row(0.9, 0.95, 0.7)}
