@@ -25,6 +25,7 @@ GUARDS: dict[str, GuardsConfig] = {
     "replay": GuardsConfig(replay=1600),
     "averaging": GuardsConfig(averaging=0.3),
     "together": GuardsConfig(freeze=EARLY, distillation=0.3, replay=1600),
+    "together_last": GuardsConfig(freeze=(*EARLY, "stages.2"), distillation=0.3, replay=1600),
 }
 
 

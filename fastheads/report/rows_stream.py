@@ -46,6 +46,8 @@ GUARDS = (
     Row("kept_averaging", "weights averaged with those before", "averaged weights",
         "#007a5c", "#33c7a3", "D"),
     Row("kept_together", "guards together", "together", "#1f2a45", "#dfe6f4", "X"),
+    Row("kept_together_last", "guards together, all frozen but the last stage", "together, last",
+        "#4a5a85", "#a9b8dd", "X", True),
 )  # fmt: skip
 FROM_SCRATCH = Row("from_scratch", "retrained from scratch on old and new pictures", "retrained",
                    "#4b4b48", "#d5d5cf", "o", True)  # fmt: skip
