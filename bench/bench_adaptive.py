@@ -89,7 +89,7 @@ def decisions(images: int, gates: int, executed: float) -> Tensor:
 def gated(network: nn.Module, z: Tensor, always_on: Sequence[str], form: Any = None) -> nn.Module:
     """A copy with gates, and ``form`` in place of the gated blocks of the package if given."""
     copied = copy.deepcopy(network)
-    gate_model(copied, always_on=always_on, inplace=True)
+    gate_model(copied, always_on=always_on, inplace=True, exact=False)
     for (name, block), decided in zip(gated_blocks(copied).items(), z, strict=True):
         block.gate = Decided(block.gate, decided, plain=form is not None)
         if form is not None:

@@ -63,6 +63,7 @@ class GatedBlock(GatedResidual):
         gate: Gate,
         mode: Literal["auto", "dense", "gather"],
         inplace: bool = False,
+        exact: bool = True,
     ) -> None:
         super().__init__(
             block.branch,
@@ -72,6 +73,7 @@ class GatedBlock(GatedResidual):
             nonnegative=block.nonnegative,
             inplace=inplace,
             mode=mode,
+            exact=exact,
         )
         self.block, self.place = block, f" of {block.name}"
         # Not by train(), which would also change layers that are frozen.
@@ -113,6 +115,7 @@ def gate_model(
     always_on: Sequence[str] = (),
     mode: Literal["auto", "dense", "gather"] = "auto",
     inplace: bool = False,
+    exact: bool = True,
 ) -> GateReport:
     """Gives the residual blocks of a network gates, each a :class:`GatedResidual` then.
 
@@ -138,6 +141,8 @@ def gate_model(
         mode: of the gated blocks.
         inplace: without gradients a block may write its result over its input, which saves memory
             and time, where nothing else reads what goes from block to block.
+        exact: batches give the bits of single images, whatever is skipped; without, up to rounding,
+            and for less time.
 
     Returns:
         What got a gate, and what not and why.
@@ -180,7 +185,7 @@ def gate_model(
         )
         weight = next(block.branch.parameters())
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        gated.append(GatedBlock(block, gate.to(weight.device, dtype), mode, inplace))
+        gated.append(GatedBlock(block, gate.to(weight.device, dtype), mode, inplace, exact))
         report.parameters += sum(p.numel() for p in gate.parameters())
         note = f"{block.channels} -> {units} -> 2" + (", downsampling" * block.downsampling)
         report.gated.append(Entry(block.name, kind, note))

@@ -32,11 +32,11 @@ class GatedResidual(nn.Module):
     layout and number of threads, at the first such batch or by :meth:`calibrate`. If no gate is
     open, the branch does not run; a batch of one needs no calibration.
 
-    All modes give the same bits. A library may choose another order of summation for another batch
-    size, so only those numbers of rows are ever gathered that were seen to give the bits of the
-    dense pass; a gather is padded up to the next of these. (With one thread, PyTorch's float32
-    convolutions of fewer than 16 samples differ from those of more.) The calibration belongs to the
-    weights: training mode and loading a state dict forget it.
+    All modes give the same bits, as long as ``exact``. A library may choose another order of
+    summation for another batch size, so only those numbers of rows are ever gathered that were seen
+    to give the bits of the dense pass; a gather is padded up to the next of these. (PyTorch's
+    float32 convolutions of fewer than 16 samples often differ from those of more.) The calibration
+    belongs to the weights: training mode and loading a state dict forget it.
 
     ``torch.compile`` takes training and mode "dense" as one graph. The other modes depend on data
     and break the graph; the branch is compiled by itself.
@@ -53,6 +53,8 @@ class GatedResidual(nn.Module):
         inplace: without gradients ``y`` may take the place of ``x``. What the branch returns is
             never overwritten, since hooks may keep it; what the shortcut returns is.
         mode: "auto", "dense" (never gather) or "gather" (whatever it costs).
+        exact: without, modes and batch sizes differ by the rounding of the branch, and gathers are
+            padded by fewer rows: of 32 samples by one at most.
 
     Attributes:
         last_executed: samples that the branch ran on in the last eager call, padding included.
@@ -70,12 +72,14 @@ class GatedResidual(nn.Module):
         nonnegative: bool = False,
         inplace: bool = False,
         mode: Literal["auto", "dense", "gather"] = "auto",
+        exact: bool = True,
     ) -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         self.branch, self.gate, self.shortcut = branch, gate, shortcut
         self.relu, self.nonnegative, self.inplace, self.mode = relu, nonnegative, inplace, mode
+        self.exact = exact
         self.last_executed: int | None = None
         self._costs: dict[str, GatherCosts] = {}
 
@@ -224,7 +228,9 @@ class GatedResidual(nn.Module):
         )
         # A counter of operations that is at work must not see this.
         with _disable_current_modes():
-            costs = measure_costs(self.branch, lambda b: self._dense(b, ones), gather, x)
+            costs = measure_costs(
+                self.branch, lambda b: self._dense(b, ones), gather, x, exact=self.exact
+            )
         self._costs[cost_key(x)] = costs
         self.last_executed = executed
         return costs
@@ -249,7 +255,7 @@ class GatedResidual(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"relu={self.relu}, nonnegative={self.nonnegative}, inplace={self.inplace}, "
-            f"mode={self.mode!r}"
+            f"mode={self.mode!r}, exact={self.exact}"
         )
 
 

@@ -88,6 +88,8 @@ class GatesConfig:
             that of the authors' code.
         weight: of the target-rate loss; 1 as worded for sum, 2 in the authors' code for mean.
         lr_factor: learning rate of the gates, as a multiple of the training's.
+        exact: batches of pictures give the bits that they give with all blocks run; without, up to
+            rounding, and for less time.
     """
 
     hidden: int | Literal["c/16"] = 16
@@ -99,6 +101,7 @@ class GatesConfig:
     reduction: Literal["total", "sum", "mean"] = "total"
     weight: float = 10.0
     lr_factor: float = 5.0
+    exact: bool = False
 
     def targets(self, target: float, gates: int) -> list[float]:
         """The target of each gate.
@@ -126,6 +129,7 @@ class GatesConfig:
             soft=soft,
             always_on=self.always_on,
             inplace=True,  # nothing else reads what goes from block to block
+            exact=self.exact,
         )
 
 

@@ -82,8 +82,8 @@ def latency(
 def calibrate_alike(networks: Sequence[nn.Module], batch: Tensor) -> None:
     """Calibrates the gated blocks for such batches, those of one kind and shape alike.
 
-    They share the numbers of rows that give each of them the bits of its dense pass, and the median
-    of their times, so that noise does not make blocks or networks choose differently.
+    They share the numbers of rows that each of them may gather, and the median of their times, so
+    that noise does not make blocks or networks choose differently.
 
     Args:
         networks: in evaluation mode.

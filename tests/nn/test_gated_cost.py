@@ -109,6 +109,19 @@ def test_rows_of_other_bits_are_not_taken(branch, buckets):
         assert torch.equal(y, block(x))
 
 
+def test_any_rows_where_bits_do_not_count():
+    block = gated(branch=BySize(), exact=False)
+    x = features([0, 0, 1, 0, 0, 0, 0], 8, 5, torch.float32)
+    assert list(block.calibrate(x).buckets) == [1, 2, 3, 4, 5, 6, 7]
+    with torch.no_grad():
+        y = block(x)
+        assert block.last_executed == 1
+        block.mode = "dense"
+        expected = block(x)
+    assert not torch.equal(y, expected)
+    torch.testing.assert_close(y, expected, rtol=2**-19, atol=0)
+
+
 def test_costs_decide():
     costs = GatherCosts(buckets=[2, 4, 6, 8], seconds=[1.0, 2.0, 3.95, 4.0])
     assert [costs.rows(n) for n in range(9)] == [0, 2, 2, 4, 4, 8, 8, 8, 8]
