@@ -1,8 +1,9 @@
 """Writes the measured numbers of README.md, and all of them to `results/README.md`.
 
 From `results/`, where `demo_metrics.json` is the `metrics.json` of a run of `make demo`,
-`concentrate_metrics.json` and `adaptive_metrics.json` are those of the commands of these names, and
-`lesion_findings.json` is from the `analysis.json` of `fastheads lesion`.
+`concentrate_metrics.json`, `adaptive_metrics.json` and `stream_metrics.json` are those of the
+commands of these names, and `lesion_findings.json` is from the `analysis.json` of
+`fastheads lesion`.
 `--check` says whether they agree.
 """
 
@@ -55,12 +56,37 @@ LESION = {
     "stochastic_depth": "stochastic depth",
     "effective_paths": "trained on 23 of 54 blocks at a time",
 }
+STREAM = {
+    "resnet": "ResNet-18",
+    "senet": "SENet-18",
+    "senet_2x": "SENet-18, 2x expansion",
+    "senet_4x": "SENet-18, 4x expansion",
+    "senet_r8": "SENet-18, reduction 8",
+    "senet_r32": "SENet-18, reduction 32",
+    "senet_sqrt": "SENet-18, square-root reduction",
+    "senet_2x_r32": "SENet-18, 2x expansion, reduction 32",
+    "inception_48": "Inception-ResNet 48",
+    "inception_96": "Inception-ResNet 96",
+    "inception_senet": "Inception-SENet 48",
+    "vgg": "VGG-16",
+    "kept_low_lr": "a tenth of the learning rate",
+    "kept_freeze_layers": "early layers frozen",
+    "kept_freeze_norms": "batch norms frozen",
+    "kept_averaging": "weights averaged, 30 % of those before",
+    "kept_distillation": "held to its old outputs",
+    "kept_replay": "1,600 old pictures mixed in",
+    "kept_together": "early layers frozen, old outputs, old pictures",
+    "kept_together_last": "these, with all frozen but the last stage",
+    "retrained": "trained from scratch on everything",
+}
 # What README.md shows of each.
 SHOWN = {
     "demo": ("base", "retrained", "confusions", "randomized_confusions"),
     "concentrate": ("generalist", "fc_fc", "fc_sc", "paced", "specialists"),
     "adaptive": ("plain", "plain_continued", "adaptive_80", "adaptive_70", "adaptive_60",
                  "adaptive_50", "adaptive_40"),
+    "stream": ("resnet", "senet", "senet_2x_r32", "kept_distillation", "kept_replay",
+               "kept_together", "kept_together_last", "retrained"),
 }  # fmt: skip
 # Cases of each CSV, by what their operation, pass, shape and dtype contain: in README.md, and in
 # the file beside the CSVs, which hold all.
@@ -81,6 +107,8 @@ HEADLINES = {
 BENCHES = {
     "squeeze_excite": r"8x(256x56x56|2048x7x7) ",
     "model": "",
+    "senet": "",
+    "multilabel_margin": "",
     "gated_block": r"\[32, (512|1024).* float32",
     "sc_linear": r"^sc_linear\S* .*(uniform|tiny|masked|of 20x).*(B=1|B=64|B=32) +float32",
     "sc_sigmoid_loss": r"",
@@ -139,6 +167,30 @@ def adaptive_table(metrics: dict, rows: dict[str, str]) -> str:
         "\n".join(lines)
         + f"\n\n{spread(plain['top1'])}; times as parts of the plain network's, measured in turns "
         f"({took}).\n"
+    )
+
+
+def stream_table(metrics: dict, rows: dict[str, str]) -> str:
+    """Accuracy before and after learning the stream, and how long that takes."""
+    columns = {
+        "base_top5": "base set before",
+        "original_top5": "base set after",
+        "streamed_top5": "streamed set: one label",
+        "streamed_all": "all labels",
+    }
+    lines = [
+        f"| | {' | '.join(columns.values())} | seconds |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for row, name in rows.items():
+        values = metrics[row]
+        cells = [cell(values[key]) if key in values else "" for key in columns]
+        seconds = values.get("stream_seconds", values["base_seconds"])
+        lines.append(f"| {name} | {' | '.join(cells)} | {seconds['mean']:.0f} |")
+    return (
+        "\n".join(lines)
+        + f"\n\n{spread(metrics['resnet']['base_top5'])}: of pictures with one of their labels, or "
+        "all of them, among the best five.\n"
     )
 
 
@@ -210,8 +262,8 @@ def systems(shown: dict[str, tuple[str, ...]] | None = None) -> list[str]:
     def of(name: str, rows: dict[str, str]) -> dict[str, str]:
         return rows if shown is None else {row: rows[row] for row in shown[name]}
 
-    names = ("demo", "concentrate", "adaptive")
-    demo, concentrated, adaptive = (
+    names = ("demo", "concentrate", "adaptive", "stream")
+    demo, concentrated, adaptive, streamed = (
         json.loads((RESULTS / f"{name}_metrics.json").read_text()) for name in names
     )
     return [
@@ -222,6 +274,9 @@ def systems(shown: dict[str, tuple[str, ...]] | None = None) -> list[str]:
         results_table(concentrated, of("concentrate", STUDENTS), RANKED, "generalist"),
         "`fastheads adaptive`, on Greek and Cyrillic letters (layers: executed residual blocks):",
         adaptive_table(adaptive, of("adaptive", ADAPTIVE)),
+        "`fastheads stream`, composed characters with the letters and marks that they are made of "
+        "(guards on the row above them):",
+        stream_table(streamed, of("stream", STREAM)),
         "`fastheads lesion`, on Latin letters:",
         lesion_findings(),
     ]
