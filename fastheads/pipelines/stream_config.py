@@ -21,11 +21,11 @@ GUARDS: dict[str, GuardsConfig] = {
     "low_lr": GuardsConfig(lr_factor=0.1),
     "freeze_layers": GuardsConfig(freeze=EARLY),
     "freeze_norms": GuardsConfig(freeze_norms=True),
-    "distillation": GuardsConfig(distillation=0.3),
+    "distillation": GuardsConfig(distillation=1.0),
     "replay": GuardsConfig(replay=1600),
     "averaging": GuardsConfig(averaging=0.3),
-    "together": GuardsConfig(freeze=EARLY, distillation=0.3, replay=1600),
-    "together_last": GuardsConfig(freeze=(*EARLY, "stages.2"), distillation=0.3, replay=1600),
+    "together": GuardsConfig(freeze=EARLY, distillation=1.0, replay=1600),
+    "together_last": GuardsConfig(freeze=(*EARLY, "stages.2"), distillation=1.0, replay=1600),
 }
 
 
@@ -66,7 +66,7 @@ class StreamConfig:
     )  # fmt: skip
     streaming: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            epochs=4, batch_size=50, lr=0.02, optimizer="sgd", momentum=0.9, weight_decay=5e-4,
+            epochs=4, batch_size=16, lr=0.02, optimizer="sgd", momentum=0.9, weight_decay=5e-4,
             schedule="constant",
         )
     )  # fmt: skip
