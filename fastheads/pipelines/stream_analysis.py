@@ -75,17 +75,18 @@ def analyse(
 
 
 def best_row(metrics: Mapping[str, Any], rows: Sequence[str]) -> str:
-    """The row that keeps the original set and learns the streamed one best, both counted alike.
+    """The row that learns the stream best of those that keep the original set, or that keeps most.
 
     Told by the pictures held out, not by those that the results are measured on.
     """
 
-    def score(row: str) -> float:
+    def place(row: str) -> tuple[bool, float]:
         names = ("held_base_top5", "held_original_top5", "held_streamed_all")
-        before, after, streamed = (metrics[row][name]["mean"] for name in names)
-        return float(streamed - max(before - after, 0.0))
+        before, after, streamed = (float(metrics[row][name]["mean"]) for name in names)
+        keeps = before - after <= WITHIN
+        return keeps, streamed if keeps else after
 
-    return max(rows, key=score)
+    return max(rows, key=place)
 
 
 def _kept_share(found: Mapping[str, Any]) -> float:
