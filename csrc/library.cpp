@@ -56,10 +56,10 @@ STABLE_TORCH_LIBRARY(fastheads, m) {
       "Tensor? residual, Tensor? scale, Tensor? shift, int inner, int gate, bool relu) -> ()");
   m.def(
       "squeeze_excite_backward(Tensor grad, Tensor x, Tensor? y, Tensor mean, Tensor s, "
-      "Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? scale, Tensor? shift, "
-      "bool has_residual, int inner, int gate) "
-      "-> (Tensor grad_x, Tensor grad_residual, Tensor hidden, Tensor grad_hidden, "
-      "Tensor grad_logit)");
+      "Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, Tensor? scale, "
+      "Tensor? shift, bool has_residual, int inner, int gate) "
+      "-> (Tensor grad_x, Tensor grad_residual, Tensor grad_weight1, Tensor grad_bias1, "
+      "Tensor grad_weight2, Tensor grad_bias2)");
   // topk_confusion
   m.def("topk_indices(Tensor scores, int k) -> Tensor");
   m.def("topk_confusion_(Tensor(a!) counts, Tensor top, Tensor indices, Tensor offsets) -> ()");

@@ -6,6 +6,7 @@
 // backward, with g = grad where y > 0:
 //   grad_logit = gate' sum_hw g u,  grad_hidden = inner' (W2^T grad_logit)
 //   grad_x = scale (s g + W1^T grad_hidden / HW),  grad_residual = g
+//   grad_W1 = sum_n grad_hidden mean^T,  grad_b1 = sum_n grad_hidden, as for the second layer
 #pragma once
 
 #include <optional>
@@ -31,11 +32,13 @@ inline void check_squeeze_excite_in_place(const Tensor& x) {
                   "squeeze_excite_: x must be contiguous or channels-last, got other strides");
 }
 
-// The tensor is [rows, columns], or [rows] where columns are left out.
+// The tensor is [rows, columns], maybe as the weight of a 1x1 convolution, or [rows] where columns
+// are left out.
 inline void check_squeeze_excite_parameter(const char* name, const Tensor& tensor, const Tensor& x,
                                            int64_t rows, int64_t columns = -1) {
   const bool matrix = columns >= 0;
-  const bool fits = tensor.dim() == (matrix ? 2 : 1) && tensor.size(0) == rows &&
+  const bool pointwise = matrix && tensor.dim() == 4 && tensor.size(2) == 1 && tensor.size(3) == 1;
+  const bool fits = (pointwise || tensor.dim() == (matrix ? 2 : 1)) && tensor.size(0) == rows &&
                     (!matrix || tensor.size(1) == columns);
   if (matrix) {
     STD_TORCH_CHECK(fits, "squeeze_excite: ", name, " must be [", rows, ", ", columns, "], got ",
@@ -69,7 +72,8 @@ inline SqueezeExciteShape check_squeeze_excite(
   STD_TORCH_CHECK(x.dim() == 4, "squeeze_excite: x must be [N, C, H, W], got ", x.dim(),
                   " dimensions");
   check_floating("squeeze_excite", "x", x);
-  STD_TORCH_CHECK(weight1.dim() == 2, "squeeze_excite: weight1 must be [R, C], got ", weight1.dim(),
+  STD_TORCH_CHECK(weight1.dim() == 2 || weight1.dim() == 4,
+                  "squeeze_excite: weight1 must be [R, C] or [R, C, 1, 1], got ", weight1.dim(),
                   " dimensions");
   const int64_t channels = x.size(1), hidden = weight1.size(0);
   check_squeeze_excite_parameter("weight1", weight1, x, hidden, channels);
@@ -94,10 +98,10 @@ inline SqueezeExciteShape check_squeeze_excite(
 inline SqueezeExciteShape check_squeeze_excite_backward(
     const Tensor& grad, const Tensor& x, const std::optional<Tensor>& y, const Tensor& mean,
     const Tensor& s, const Tensor& weight1, const std::optional<Tensor>& bias1,
-    const Tensor& weight2, const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
-    int64_t inner, int64_t gate) {
+    const Tensor& weight2, const std::optional<Tensor>& bias2, const std::optional<Tensor>& scale,
+    const std::optional<Tensor>& shift, int64_t inner, int64_t gate) {
   const auto shape =
-      check_squeeze_excite(x, weight1, bias1, weight2, std::nullopt, scale, shift, inner, gate);
+      check_squeeze_excite(x, weight1, bias1, weight2, bias2, scale, shift, inner, gate);
   check_squeeze_excite_map("grad", grad, x);
   if (y) check_squeeze_excite_map("y", *y, x);
   for (const auto& [name, tensor] : {std::pair("mean", mean), std::pair("s", s)}) {

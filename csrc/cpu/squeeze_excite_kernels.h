@@ -63,11 +63,22 @@ struct Linear {
   Activation activation;
 };
 
+// out = in matrix, of some rows and columns of out.
+template <typename sum_t>
+struct Product {
+  const void* matrix;  // [depth, columns]
+  int64_t depth, columns;
+  const sum_t* in;  // [rows, depth], in these strides
+  int64_t row_stride, stride;
+  sum_t* out;  // [rows, columns]
+};
+
 template <typename sum_t>
 struct ExciteKernels {
   using Forward = ExciteForward<sum_t>;
   using Backward = ExciteBackward<sum_t>;
   using Linear = fastheads::Linear<sum_t>;
+  using Product = fastheads::Product<sum_t>;
 
   void (*pool)(const Forward&, const Tile&);              // writes sums of x
   void (*excite)(const Forward&, const Tile&);            // reads s, writes y
@@ -75,8 +86,8 @@ struct ExciteKernels {
   void (*excite_backward)(const Backward&, const Tile&);  // reads s and grad_mean, writes grad_x
   // in: [N, inputs], out: [N, outputs]
   void (*linear)(const Linear&, Range rows, Range columns, const sum_t* in, sum_t* out);
-  // in: [N, outputs], out: [N, inputs] = in weight
-  void (*linear_transposed)(const Linear&, Range rows, Range columns, const sum_t* in, sum_t* out);
+  void (*weight_product)(const Product&, Range rows, Range columns);  // matrix: in their format
+  void (*sum_product)(const Product&, Range rows, Range columns);     // matrix: sums
 };
 
 // Of maps in one format and weights in that or in the format of the sums.

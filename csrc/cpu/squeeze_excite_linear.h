@@ -8,7 +8,7 @@
 namespace fastheads {
 namespace {
 
-constexpr int64_t kOutputBlock = 256;  // outputs of a transposed layer summed before they join all
+constexpr int64_t kDepth = 256;  // terms of a product summed before they join all
 
 template <typename sum_t>
 sum_t value_or(const sum_t* values, int64_t i, sum_t otherwise) {
@@ -43,7 +43,7 @@ Vector<sum_t> activate(Activation activation, Vector<sum_t> v) {
   }
 }
 
-// Linear layers with weights in the format F.
+// Linear layers with weights in the format F, and products with matrices in it.
 template <class F>
 struct LinearLoops {
   using raw_t = typename F::raw_t;
@@ -66,18 +66,14 @@ struct LinearLoops {
     }
   }
 
-  static void transposed(const Linear<sum_t>& linear, Range rows, Range columns, const sum_t* in,
-                         sum_t* out) {
-    for (int64_t n = rows.begin; n < rows.end; ++n) {
-      for (int64_t k = columns.begin; k < columns.end; ++k) out[n * linear.inputs + k] = 0;
-    }
-    for (int64_t j = 0; j < linear.outputs; j += kOutputBlock) {
-      const int64_t end = j + kOutputBlock < linear.outputs ? j + kOutputBlock : linear.outputs;
-      int64_t n = rows.begin;
-      for (; n + kRows <= rows.end; n += kRows)
-        add_rows<kRows>(linear, n, {j, end}, columns, in, out);
-      for (; n < rows.end; ++n) add_rows<1>(linear, n, {j, end}, columns, in, out);
-    }
+  static void product(const Product<sum_t>& of, Range rows, Range columns) {
+    int64_t j = 0;
+    do {
+      const Range terms{j, j + kDepth < of.depth ? j + kDepth : of.depth};
+      int64_t i = rows.begin;
+      for (; i + kRows <= rows.end; i += kRows) add_rows<kRows>(of, i, terms, columns);
+      for (; i < rows.end; ++i) add_rows<1>(of, i, terms, columns);
+    } while ((j += kDepth) < of.depth);
   }
 
  private:
@@ -116,36 +112,33 @@ struct LinearLoops {
     }
   }
 
-  // out += in weight, of these outputs of the layer.
-  template <int kSamples>
-  static void add_rows(const Linear<sum_t>& linear, int64_t n, Range outputs, Range columns,
-                       const sum_t* in, sum_t* out) {
+  // Adds these terms of the sums to out, where the first of them begin.
+  template <int kCount>
+  static void add_rows(const Product<sum_t>& of, int64_t i, Range terms, Range columns) {
     constexpr int64_t kStep = 4 * kLanes<sum_t>;
     int64_t k = columns.begin;
-    for (; k + kStep <= columns.end; k += kStep) {
-      add_tile<kSamples, 4>(linear, n, outputs, k, All{}, in, out);
-    }
-    for_vectors<sum_t>(columns.end - k, [&](int64_t i, auto part) {
-      add_tile<kSamples, 1>(linear, n, outputs, k + i, part, in, out);
+    for (; k + kStep <= columns.end; k += kStep) add_tile<kCount, 4>(of, i, terms, k, All{});
+    for_vectors<sum_t>(columns.end - k, [&](int64_t v, auto part) {
+      add_tile<kCount, 1>(of, i, terms, k + v, part);
     });
   }
 
-  template <int kSamples, int kVectors, class Part>
-  static void add_tile(const Linear<sum_t>& linear, int64_t n, Range outputs, int64_t k, Part part,
-                       const sum_t* in, sum_t* out) {
-    const raw_t* weight = static_cast<const raw_t*>(linear.weight);
-    V sums[kSamples][kVectors];
+  template <int kCount, int kVectors, class Part>
+  static void add_tile(const Product<sum_t>& of, int64_t i, Range terms, int64_t k, Part part) {
+    const raw_t* matrix = static_cast<const raw_t*>(of.matrix);
+    const sum_t* in = of.in + i * of.row_stride;
+    V sums[kCount][kVectors];
     clear(sums);
-    for (int64_t j = outputs.begin; j < outputs.end; ++j) {
+    for (int64_t j = terms.begin; j < terms.end; ++j) {
       for (int v = 0; v < kVectors; ++v) {
-        const V w = F::load(weight + j * linear.inputs + k + v * kLanes<sum_t>, part);
-        for (int b = 0; b < kSamples; ++b) sums[b][v] += in[(n + b) * linear.outputs + j] * w;
+        const V m = F::load(matrix + j * of.columns + k + v * kLanes<sum_t>, part);
+        for (int b = 0; b < kCount; ++b) sums[b][v] += in[b * of.row_stride + j * of.stride] * m;
       }
     }
-    for (int b = 0; b < kSamples; ++b) {
+    for (int b = 0; b < kCount; ++b) {
       for (int v = 0; v < kVectors; ++v) {
-        sum_t* to = out + (n + b) * linear.inputs + k + v * kLanes<sum_t>;
-        write(to, read<V>(to, part) + sums[b][v], part);
+        sum_t* to = of.out + (i + b) * of.columns + k + v * kLanes<sum_t>;
+        write(to, terms.begin == 0 ? sums[b][v] : read<V>(to, part) + sums[b][v], part);
       }
     }
   }

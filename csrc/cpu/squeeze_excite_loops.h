@@ -306,7 +306,9 @@ template <class Maps, class Weights>
 ExciteKernels<typename Maps::sum_t> kernels_of() {
   using M = Loops<Maps>;
   using W = LinearLoops<Weights>;
-  return {M::pool, M::excite, M::pool_backward, M::excite_backward, W::forward, W::transposed};
+  using Sums = std::conditional_t<std::is_same_v<Maps, Float64>, Float64, Float32>;
+  return {M::pool,    M::excite,  M::pool_backward,          M::excite_backward,
+          W::forward, W::product, LinearLoops<Sums>::product};
 }
 
 inline ExciteKernels<float> kernels_of(FloatFormat maps, FloatFormat weights) {

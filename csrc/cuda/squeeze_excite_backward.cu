@@ -1,5 +1,7 @@
 // squeeze_excite on CUDA, backward.
+#include <array>
 #include <tuple>
+#include <utility>
 
 #include "squeeze_excite_launch.cuh"
 
@@ -137,15 +139,17 @@ struct Backward {
   }
 };
 
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+// grad_x, grad_residual, hidden, grad_hidden, grad_logit
+using Stages = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Gradients run(const Tensor& grad_, const Tensor& x_, const std::optional<Tensor>& y_,
-              const Tensor& mean_, const Tensor& s_, const Tensor& weight1_,
-              const std::optional<Tensor>& bias1_, const Tensor& weight2_,
-              const std::optional<Tensor>& scale_, const std::optional<Tensor>& shift_,
-              bool has_residual, int64_t inner, int64_t gate, std::optional<bool> ticketed) {
+Stages run(const Tensor& grad_, const Tensor& x_, const std::optional<Tensor>& y_,
+           const Tensor& mean_, const Tensor& s_, const Tensor& weight1_,
+           const std::optional<Tensor>& bias1_, const Tensor& weight2_,
+           const std::optional<Tensor>& bias2, const std::optional<Tensor>& scale_,
+           const std::optional<Tensor>& shift_, bool has_residual, int64_t inner, int64_t gate,
+           std::optional<bool> ticketed) {
   const auto shape = check_squeeze_excite_backward(grad_, x_, y_, mean_, s_, weight1_, bias1_,
-                                                   weight2_, scale_, shift_, inner, gate);
+                                                   weight2_, bias2, scale_, shift_, inner, gate);
   const torch::stable::accelerator::DeviceGuard guard(x_.get_device_index());
   const Tensor x = dense(x_), grad = in_layout_of(x, grad_);
   std::optional<Tensor> y;
@@ -204,24 +208,40 @@ Gradients run(const Tensor& grad_, const Tensor& x_, const std::optional<Tensor>
   return {grad_x, grad_residual, hidden, grad_hidden, grad_logit};
 }
 
-Gradients squeeze_excite_backward(const Tensor& grad, const Tensor& x,
-                                  const std::optional<Tensor>& y, const Tensor& mean,
-                                  const Tensor& s, const Tensor& weight1,
-                                  const std::optional<Tensor>& bias1, const Tensor& weight2,
-                                  const std::optional<Tensor>& scale,
-                                  const std::optional<Tensor>& shift, bool has_residual,
-                                  int64_t inner, int64_t gate) {
-  return run(grad, x, y, mean, s, weight1, bias1, weight2, scale, shift, has_residual, inner, gate,
-             std::nullopt);
+// The gradients of a layer's weight and bias, by those of its outputs and by its inputs.
+std::pair<Tensor, Tensor> of_parameters(const Tensor& grad, const Tensor& in, const Tensor& weight,
+                                        const std::optional<Tensor>& bias) {
+  using namespace torch::stable;
+  const Tensor product = matmul(transpose(grad, 0, 1), in);
+  const Tensor grad_weight = to(reshape(product, weight.sizes()), weight.scalar_type());
+  if (!bias) return {grad_weight, new_empty(grad, {0})};
+  constexpr std::array<int64_t, 1> rows{0};
+  return {grad_weight, to(sum(grad, {{rows.data(), 1}}), bias->scalar_type())};
 }
 
-Gradients squeeze_excite_backward_launched(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> squeeze_excite_backward(
     const Tensor& grad, const Tensor& x, const std::optional<Tensor>& y, const Tensor& mean,
     const Tensor& s, const Tensor& weight1, const std::optional<Tensor>& bias1,
-    const Tensor& weight2, const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
-    bool has_residual, int64_t inner, int64_t gate, bool ticketed) {
-  return run(grad, x, y, mean, s, weight1, bias1, weight2, scale, shift, has_residual, inner, gate,
-             ticketed);
+    const Tensor& weight2, const std::optional<Tensor>& bias2, const std::optional<Tensor>& scale,
+    const std::optional<Tensor>& shift, bool has_residual, int64_t inner, int64_t gate) {
+  const auto [grad_x, grad_residual, hidden, grad_hidden, grad_logit] =
+      run(grad, x, y, mean, s, weight1, bias1, weight2, bias2, scale, shift, has_residual, inner,
+          gate, std::nullopt);
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const auto [grad_weight1, grad_bias1] = of_parameters(grad_hidden, mean, weight1, bias1);
+  const auto [grad_weight2, grad_bias2] = of_parameters(grad_logit, hidden, weight2, bias2);
+  return {grad_x, grad_residual, grad_weight1, grad_bias1, grad_weight2, grad_bias2};
+}
+
+Stages squeeze_excite_backward_launched(const Tensor& grad, const Tensor& x,
+                                        const std::optional<Tensor>& y, const Tensor& mean,
+                                        const Tensor& s, const Tensor& weight1,
+                                        const std::optional<Tensor>& bias1, const Tensor& weight2,
+                                        const std::optional<Tensor>& scale,
+                                        const std::optional<Tensor>& shift, bool has_residual,
+                                        int64_t inner, int64_t gate, bool ticketed) {
+  return run(grad, x, y, mean, s, weight1, bias1, weight2, std::nullopt, scale, shift, has_residual,
+             inner, gate, ticketed);
 }
 
 }  // namespace

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from fastheads.models.resnet import Projection, Residual
 from fastheads.models.staged import Staged, convolution
 from fastheads.nn import SqueezeExcite
+from fastheads.nn.folded_norm import changed, is_unseen
 
 Reduction = int | Literal["sqrt", "log"]
 # Layers of a block, and blocks of each stage (sections 4.2.1 and 4.2.2; He et al., 2015, table 1).
@@ -32,6 +33,9 @@ DEPTHS = {
 class SEResidual(Residual):
     """``relu(shortcut(x) + se(branch(x)))``; all behind the branch is one operator.
 
+    In inference (eval mode, no gradient) the operator also computes the batch norm that the branch
+    ends in, and writes over what that would have read.
+
     Args:
         branch: ``[N, C, H, W]`` to the shape of the shortcut.
         se: squeeze-excitation of what the branch gives.
@@ -45,8 +49,19 @@ class SEResidual(Residual):
         self.se = se
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.branch(x)
-        return self.se(y, x if self.shortcut is None else self.shortcut(x), relu=self.relu)
+        y, last = self._up_to_last(x)
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return self.se(y, shortcut, relu=self.relu, **last)
+
+    def _up_to_last(self, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """What the last layer of the branch reads, and that layer if nobody watches."""
+        plain = type(self.branch) is nn.Sequential and len(self.branch) > 1
+        if not plain or changed(self.branch, self.se):
+            return self.branch(x), {}
+        *layers, norm = self.branch
+        for layer in layers:
+            x = layer(x)
+        return x, {"norm": norm, "unseen": is_unseen(layers[-1])}
 
 
 class SENet(Staged):

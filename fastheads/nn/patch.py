@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from fastheads.nn.folded_norm import excite, is_unseen
 from fastheads.nn.patch_rules import (
     Excitation,
     Formula,
@@ -17,12 +17,9 @@ from fastheads.nn.patch_rules import (
     drops_path,
     excitation,
     formula,
-    inference_affine,
-    is_unseen,
     residual_tail,
     tail_obstacle,
 )
-from fastheads.ops import squeeze_excite, squeeze_excite_
 
 
 class Entry(NamedTuple):
@@ -153,30 +150,15 @@ class _FusedTail(_Fused):
         shortcut = x if self.downsample is None else self.downsample(x)
         for name in self.rule.body:
             x = getattr(self, name)(x)
-        if not self.rule.norm:
-            return _excite(found, x, shortcut.to(x.dtype), relu=True)
-        norm = getattr(self, self.rule.norm)
-        affine = inference_affine(norm)
-        if affine is None:
-            return _excite(found, norm(x), shortcut.to(x.dtype), relu=True)
-        scale, shift = affine
-        over_x = is_unseen(getattr(self, self.rule.body[-1])) and not torch.is_grad_enabled()
-        shortcut = shortcut.to(x.dtype)
-        return _excite(found, x, shortcut, in_place=over_x, scale=scale, shift=shift, relu=True)
+        norm = getattr(self, self.rule.norm) if self.rule.norm else None
+        unseen = is_unseen(getattr(self, self.rule.body[-1]))
+        return _excite(found, x, shortcut, norm=norm, unseen=unseen, relu=True)
 
 
-def _excite(
-    found: Formula,
-    x: Tensor,
-    residual: Tensor | None = None,
-    *,
-    in_place: bool = False,
-    **options: Any,
-) -> Tensor:
+def _excite(found: Formula, x: Tensor, residual: Tensor | None = None, **options: Any) -> Tensor:
     fc1, fc2, inner, gate = found
     layers = (fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-    operator = squeeze_excite_ if in_place else squeeze_excite
-    return operator(x, *layers, residual, inner=inner, gate=gate, **options)
+    return excite(x, layers, residual, inner=inner, gate=gate, **options)
 
 
 def original_class(module: nn.Module) -> Any:

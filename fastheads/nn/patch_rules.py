@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from fastheads.nn.folded_norm import changed
 
 
 class Excitation(NamedTuple):
@@ -114,8 +115,8 @@ def residual_tail(cls: type[nn.Module]) -> Tail | str | None:
 def formula(module: nn.Module, rule: Excitation) -> Formula | str:
     """What an SE module computes now, or why the operator cannot."""
     fc1, inner, fc2, gate = parts = [getattr(module, name) for name in rule[:4]]
-    if changed := _changed(module, *parts):
-        return changed
+    if reason := changed(module, *parts):
+        return reason
     if not (_is_pointwise(fc1) and _is_pointwise(fc2)):
         return "its layers are not plain 1x1 convolutions"
     if (inner_name := _INNER.get(class_path(type(inner)))) is None:
@@ -133,8 +134,8 @@ def formula(module: nn.Module, rule: Excitation) -> Formula | str:
 def tail_obstacle(block: nn.Module, rule: Tail) -> str:
     """Why the operator cannot compute the end of a residual block, or nothing."""
     act, drop_path = getattr(block, rule.act), getattr(block, "drop_path", None)
-    if changed := _changed(block, act, *([] if drop_path is None else [drop_path])):
-        return changed
+    if reason := changed(block, act, *([] if drop_path is None else [drop_path])):
+        return reason
     if type(act) is not nn.ReLU:
         return f"its activation is {type(act).__name__}"
     if drop_path is not None and type(drop_path).__name__ not in ("DropPath", "Identity"):
@@ -146,38 +147,6 @@ def drops_path(block: nn.Module) -> bool:
     """Whether stochastic depth is at work between SE and sum."""
     drop_path = getattr(block, "drop_path", None)
     return drop_path is not None and drop_path.training and getattr(drop_path, "drop_prob", 0) > 0
-
-
-def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift of a batch norm in inference; None if they are not constants."""
-    if type(norm) is not nn.BatchNorm2d or norm.training or _changed(norm):
-        return None
-    mean, var = norm.running_mean, norm.running_var
-    if mean is None or var is None:
-        return None
-    if torch.is_grad_enabled() and any(p.requires_grad for p in norm.parameters()):
-        return None
-    wide = torch.promote_types(var.dtype, torch.float32)
-    scale = torch.rsqrt(var.to(wide) + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight
-        return scale, norm.bias - mean * scale
-    return scale, -mean * scale
-
-
-def is_unseen(layer: nn.Module) -> bool:
-    """Whether nobody but the caller holds the output of a layer, which may then be overwritten."""
-    return type(layer) is nn.Conv2d and not _changed(layer)
-
-
-def _changed(*modules: nn.Module) -> str:
-    """Why a module does more than its class says, or nothing."""
-    for m in modules:
-        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
-            return "it has hooks"
-        if "forward" in m.__dict__:
-            return "it has a forward of its own"
-    return ""
 
 
 def _is_pointwise(layer: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastheads.ops import squeeze_excite
+from fastheads.nn.folded_norm import excite
 
 _INNER = ("relu", "silu", "identity", "hard_swish")
 _GATE = ("sigmoid", "hard_sigmoid")
@@ -98,11 +98,17 @@ class SqueezeExcite(nn.Module):
         self.fc1 = nn.Conv2d(read, hidden, 1, bias=bias, **made)
         self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias, **made)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        """``s * x``, then ``+ residual``, then a ReLU, as asked for."""
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, relu: bool = False, **options: Any
+    ) -> Tensor:
+        """``s * x``, then ``+ residual``, then a ReLU, as asked for.
+
+        ``options`` are those of :func:`fastheads.nn.folded_norm.excite`.
+        """
         fc1, fc2 = self.fc1, self.fc2
         layers = (self.merged_weight(), fc1.bias, fc2.weight, fc2.bias)
-        return squeeze_excite(x, *layers, residual, inner=self.inner, gate=self.gate, relu=relu)
+        options |= {"inner": self.inner, "gate": self.gate, "relu": relu}
+        return excite(x, layers, residual, **options)
 
     def merged_weight(self) -> Tensor:
         """``W1 A E``, ``[R, C, 1, 1]``: the first layer on the means of the channels of x."""

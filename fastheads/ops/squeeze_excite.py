@@ -109,8 +109,7 @@ def squeeze_excite(
         return _Excite.apply(x, weight1, bias1, weight2, bias2, residual, scale, shift, *codes)
     y, _, _ = call(
         torch.ops.fastheads.squeeze_excite.default,
-        *(x, weight1.flatten(1), bias1, weight2.flatten(1), bias2, residual, scale, shift),
-        *codes,
+        *(x, weight1, bias1, weight2, bias2, residual, scale, shift, *codes),
     )
     return y
 
@@ -159,9 +158,9 @@ def squeeze_excite_(
             "squeeze_excite_: no input must require a gradient, since x is overwritten; use "
             "squeeze_excite, or torch.no_grad()"
         )
-    torch.ops.fastheads.squeeze_excite_.default(
-        *(x, weight1.flatten(1), bias1, weight2.flatten(1), bias2, residual, scale, shift),
-        *(_code("inner", inner, _INNER), _code("gate", gate, _GATE), relu),
+    call(
+        torch.ops.fastheads.squeeze_excite_.default,
+        *(*tensors, _code("inner", inner, _INNER), _code("gate", gate, _GATE), relu),
     )
     return x
 
@@ -214,15 +213,20 @@ def _(
     weight1: Tensor,
     bias1: Tensor | None,
     weight2: Tensor,
+    bias2: Tensor | None,
     scale: Tensor | None,
     shift: Tensor | None,
     has_residual: bool,
     inner: int,
     gate: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    hidden, grad_hidden = (mean.new_empty(len(mean), len(weight1)) for _ in range(2))
+) -> tuple[Tensor, ...]:
     grad_residual = _like_output(x) if has_residual else x.new_empty(0)
-    return _like_output(x), grad_residual, hidden, grad_hidden, torch.empty_like(mean)
+    parameters = (weight1, bias1, weight2, bias2)
+    return (
+        _like_output(x),
+        grad_residual,
+        *(mean.new_empty(0) if t is None else t.new_empty(t.shape) for t in parameters),
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -239,20 +243,18 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 11
-    x, y, mean, s, weight1, bias1, weight2, bias2, scale, shift = ctx.saved_tensors
-    _, needs1, _, needs2, _, needs_residual, *_ = ctx.needs_input_grad
+    _, y, _, _, _, bias1, _, bias2, _, _ = saved = ctx.saved_tensors
+    needs_residual = ctx.needs_input_grad[5]
     masked = needs_residual and y is not None  # else grad itself is the residual's
-    grad_x, grad_residual, hidden, grad_hidden, grad_logit = (
-        torch.ops.fastheads.squeeze_excite_backward.default(
-            *(grad, x, y, mean, s, weight1, bias1, weight2, scale, shift, masked, *ctx.codes)
-        )
+    grad_x, grad_residual, grad_weight1, grad_bias1, grad_weight2, grad_bias2 = call(
+        torch.ops.fastheads.squeeze_excite_backward.default, grad, *saved, masked, *ctx.codes
     )
     return (
         grad_x,
-        (grad_hidden.T @ mean).to(weight1.dtype) if needs1 else None,
-        None if bias1 is None else grad_hidden.sum(0).to(bias1.dtype),
-        (grad_logit.T @ hidden).to(weight2.dtype) if needs2 else None,
-        None if bias2 is None else grad_logit.sum(0).to(bias2.dtype),
+        grad_weight1,
+        None if bias1 is None else grad_bias1,
+        grad_weight2,
+        None if bias2 is None else grad_bias2,
         (grad_residual if masked else grad) if needs_residual else None,
         *(None,) * 5,
     )
@@ -262,25 +264,17 @@ torch.library.register_autograd("fastheads::squeeze_excite", _backward, setup_co
 
 
 class _Excite(torch.autograd.Function):
-    """The operator and its gradient, entered in a quarter of the time; weights of any rank."""
+    """The operator and its gradient, entered in a quarter of the time."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        x, weight1, bias1, weight2, *others = inputs
-        ctx.shapes = weight1.shape, weight2.shape
-        flat = (x, weight1.flatten(1), bias1, weight2.flatten(1), *others)
-        output = call(torch.ops.fastheads.squeeze_excite.default, *flat)
-        _save(ctx, flat, output)
+        output = call(torch.ops.fastheads.squeeze_excite.default, *inputs)
+        _save(ctx, inputs, output)
         return output[0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_x, grad1, grad_bias1, grad2, *others = _backward(ctx, grad)
-        grad1, grad2 = (
-            None if part is None else part.view(shape)
-            for part, shape in zip((grad1, grad2), ctx.shapes, strict=True)
-        )
-        return grad_x, grad1, grad_bias1, grad2, *others
+        return _backward(ctx, grad)
 
 
 any_layout("squeeze_excite", "squeeze_excite_", "squeeze_excite_backward")
@@ -293,6 +287,6 @@ def _(x_shape: Any, weight1_shape: Any, *_: Any, **__: Any) -> int:
 
 @register_flop_formula(torch.ops.fastheads.squeeze_excite_backward)
 def _(*shapes: Any, **_: Any) -> int:
-    # hidden again, and the gradients of hidden and mean; those of the weights are matmuls.
-    samples, (hidden, channels) = shapes[1][0], shapes[5]
-    return 2 * 3 * samples * hidden * channels
+    # hidden again, and the gradients of hidden, mean and both weights.
+    samples, (hidden, channels, *_) = shapes[1][0], shapes[5]
+    return 2 * 5 * samples * hidden * channels

@@ -165,7 +165,7 @@ def test_opcheck(device):
     for mask, stores in ((y, True), (None, True), (y, False), (None, False)):
         opcheck(
             torch.ops.fastheads.squeeze_excite_backward.default,
-            (x.detach(), x.detach(), mask, mean, s, *w[:3], vector, vector, stores, 1, 0),
+            (x.detach(), x.detach(), mask, mean, s, *w, vector, vector, stores, 1, 0),
         )
 
 
@@ -249,7 +249,7 @@ def rejected(device):
         return lambda: squeeze_excite(**(every | changes))
 
     def back(grad=x, y=None, mean=zeros):
-        return lambda: backward(grad, x, y, mean, mean, w1, b1, w2, None, None, False, 0, 0)
+        return lambda: backward(grad, x, y, mean, mean, w1, b1, w2, b2, None, None, False, 0, 0)
 
     yield call(x=x[0]), "x must be [N, C, H, W], got 3 dimensions"
     yield call(x=x.int()), "x must be float32, float64, float16 or bfloat16, got Int"

@@ -36,16 +36,25 @@ def test_output_is_in_the_layout_of_x(layout, device):
 
 
 def test_convolution_weights(device):
-    """The four-dimensional weights of 1 x 1 convolutions give the same."""
-    (x, weight1, bias1, weight2, bias2), _ = arguments((2, 6, 4, 3, 3), torch.float32, device)
-    y = squeeze_excite(x, weight1, bias1, weight2, bias2)
-    four = squeeze_excite(x, weight1[:, :, None, None], bias1, weight2[:, :, None, None], bias2)
-    assert torch.equal(y, four)
+    """The four-dimensional weights of 1 x 1 convolutions give the same, and so do gradients."""
+    args, options = arguments((2, 6, 4, 3, 3), torch.float32, device)
+    x, weight1, bias1, weight2, bias2 = args
+    grad = torch.randn(2, 6, 4, 3, device=device)
+    expected = results(squeeze_excite, args, options, grad)
+    for layout in LAYOUTS:
+        first, second = (
+            w.detach()[:, :, None, None].to(memory_format=layout).requires_grad_()
+            for w in (weight1, weight2)
+        )
+        found = results(squeeze_excite, [x, first, bias1, second, bias2], options, grad)
+        assert found[2].shape == first.shape and found[4].shape == second.shape
+        for got, wanted in zip(found, expected, strict=True):
+            assert torch.equal(got.view_as(wanted), wanted)
 
 
 def test_does_not_depend_on_threads():
     threads = torch.get_num_threads()
-    for shape in ((1, 70, 20, 20, 8), (3, 70, 20, 20, 8), (16, 70, 20, 20, 8)):
+    for shape in ((1, 70, 20, 20, 8), (3, 70, 20, 20, 8), (16, 70, 20, 20, 8), (600, 70, 2, 2, 9)):
         for layout in LAYOUTS:
             args, options = arguments(
                 shape, torch.float32, torch.device("cpu"), layout, residual=True, relu=True
@@ -58,8 +67,7 @@ def test_does_not_depend_on_threads():
                 more = results(squeeze_excite, args, options, grad)
             finally:
                 torch.set_num_threads(threads)
-            # The gradients of the weights are matmuls of PyTorch's.
-            assert torch.equal(one[0], more[0]) and torch.equal(one[1], more[1])
+            assert all(map(torch.equal, one, more))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])

@@ -1,0 +1,79 @@
+"""Squeeze-excitation behind a batch norm, which the operator computes too in inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastheads.ops import squeeze_excite, squeeze_excite_
+
+
+def excite(
+    x: Tensor,
+    layers: tuple[Tensor, Tensor | None, Tensor, Tensor | None],
+    residual: Tensor | None = None,
+    *,
+    norm: nn.Module | None = None,
+    unseen: bool = False,
+    **options: Any,
+) -> Tensor:
+    """``squeeze_excite(norm(x), *layers, residual, **options)``, of a residual in any dtype.
+
+    The statistics and weights of the norm are read in every call, so that none are out of date.
+
+    Args:
+        x: what the norm reads.
+        layers: weight and bias of both.
+        residual: what is added, or None.
+        norm: any layer; ``None`` for none. A batch norm in inference is folded into the operator.
+        unseen: nobody but the caller holds x; without gradients it is overwritten then.
+        options: of the operator.
+    """
+    residual = None if residual is None else residual.to(x.dtype)
+    affine = None if norm is None else inference_affine(norm)
+    if affine is None:
+        return squeeze_excite(x if norm is None else norm(x), *layers, residual, **options)
+    scale, shift = affine
+    operator = squeeze_excite_ if unseen and _overwrites() else squeeze_excite
+    return operator(x, *layers, residual, scale=scale, shift=shift, **options)
+
+
+def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift of a batch norm in inference; None if they are not constants."""
+    if type(norm) is not nn.BatchNorm2d or norm.training or changed(norm):
+        return None
+    mean, var = norm.running_mean, norm.running_var
+    if mean is None or var is None:
+        return None
+    if torch.is_grad_enabled() and any(p.requires_grad for p in norm.parameters()):
+        return None
+    wide = torch.promote_types(var.dtype, torch.float32)
+    scale = torch.rsqrt(var.to(wide) + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight
+        return scale, norm.bias - mean * scale
+    return scale, -mean * scale
+
+
+def is_unseen(layer: nn.Module) -> bool:
+    """Whether nobody but the caller holds the output of a layer, which may then be overwritten."""
+    return type(layer) is nn.Conv2d and not changed(layer)
+
+
+def changed(*modules: nn.Module) -> str:
+    """Why a module does more than its class says, or nothing."""
+    for m in modules:
+        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
+            return "it has hooks"
+        if "forward" in m.__dict__:
+            return "it has a forward of its own"
+    return ""
+
+
+def _overwrites() -> bool:
+    """Whether an operator may write over its input; transforms as ``vmap`` take none that does."""
+    if torch.is_grad_enabled():
+        return False
+    return torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active()
