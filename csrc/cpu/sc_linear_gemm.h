@@ -11,20 +11,21 @@
 
 namespace fastheads {
 
-// From which batch on the library is faster (Zen 4, GFLOP/s of one core, library :
-// sc_linear_kernel, 5,000 labels of 512 columns a group):
-//   float32  forward    64: 50 : 73    128: 75 : 65 (512 labels)    256: 73 : 69
-//            grad_x     32: 54 : 46     64: 66 : 58                 256: 90 : 65
-//            grad_w     32: 36 : 48     64: 12 : 11                 256: 81 : 74
-//   bfloat16 forward    32: 80 : 109    64: 141 : 122
-//            gradients  16: 54 : 52 of x, 87 : 41 of the weight
+// From which batch on the library is faster. Zen 4, GFLOP/s of one core, 512 columns and 5,000
+// labels a group, library : sc_linear_kernel.h:
+//   float32  forward     64: 50 : 95    256: 70 : 86
+//            grad_x      32: 54 : 46     64: 66 : 58    256: 90 : 65
+//            grad_weight 32: 36 : 48     64: 12 : 11    256: 81 : 74
+//   bfloat16 forward     64: 140 : 179  256: 180 : 183  (the library also knows tile registers)
+//            grad_x      16: 54 : 52     64: 146 : 71
+//            grad_weight 16: 87 : 41     64: 173 : 78
 struct LeastBatch {
   int64_t float32, bfloat16;
 };
-constexpr LeastBatch kGemmForward{128, 64}, kGemmBackward{64, 16};
+constexpr LeastBatch kGemmForward{INT64_MAX, 256}, kGemmBackward{64, 16};
 
 // Neither generic columns, whose parts would be rounded before they are summed, nor groups so small
-// that a call costs more than the product. In float64 both are as fast.
+// that a call costs more than the product. In float64 both are as fast (33 : 34 to 39 : 37).
 inline bool prefer_gemm(const ScInputs& in, const LeastBatch& least) {
   const bool bfloat16 = in.format == FloatFormat::kBFloat16 && sc_kernels().raw_bfloat16;
   const bool large = in.shape.weight.back() >= 65536 * in.shape.groups();
@@ -50,7 +51,8 @@ void for_products(const ScLinearShape& shape, Product product) {
     if (shape.labels(g) > 0) product(g);
   };
   if (longest * static_cast<int64_t>(load.size()) > shape.weight.back() / 4 * 5) {
-    return std::for_each(groups.begin(), groups.end(), call);
+    std::for_each(groups.begin(), groups.end(), call);
+    return;
   }
   share_out(shape.groups(), shape.batch * shape.weight.back(), [&](auto next) {
     for (int64_t i; (i = next()) < shape.groups();) call(groups[i]);
