@@ -54,7 +54,7 @@ void forward(const ScLinearShape& shape, const Tensor& x, const Tensor& weight,
              const MaybeTensor& bias, const MaybeTensor& generic, Tensor& y, bool accumulate) {
   if (shape.batch == 0 || shape.outputs() == 0) return;
   const ScInputs in(shape, x, weight, generic);
-  if (!accumulate && prefer_gemm(in, 128)) return gemm_forward(shape, x, weight, bias, y);
+  if (!accumulate && prefer_gemm(in, kGemmForward)) return gemm_forward(shape, x, weight, bias, y);
   Wanted wanted{std::vector<int64_t>(shape.batch), {}, {}};
   for (int64_t b = 0; b < shape.batch; ++b) wanted.begins[b] = b * row_stride(y);
   multiply(in, wanted, bias, true, y, accumulate);

@@ -204,7 +204,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sc_linear_backward(
   const ScInputs in(shape, x, weight, generic);
   const ScGrad g{static_cast<const char*>(grad.const_data_ptr()), row_stride(grad)};
   const bool of_generic = needed[3] && shape.generic > 0;
-  const bool by_gemm = prefer_gemm(in, 16);
+  const bool by_gemm = prefer_gemm(in, kGemmBackward);
   if (by_gemm && needed[0]) {
     gemm_grad_x(shape, grad, weight, grad_x);
   } else if (needed[0] || of_generic) {

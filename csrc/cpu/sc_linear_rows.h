@@ -20,6 +20,8 @@ struct ScPack {
   bool raw;         // bfloat16 stays as it is
 };
 
+constexpr int64_t kDotsRows = 128;  // the most at a time, a multiple of 4
+
 // y[y_begins[r] + j] = x[r] w[j] + bias[j], or added to what is there.
 struct ScDots {
   const void* w;     // [labels, width]
@@ -27,7 +29,8 @@ struct ScDots {
   const void* bias;  // [labels] or null
   void* y;
   const int64_t* y_begins;
-  int64_t x_stride, width, rows, labels;
+  int64_t x_stride, width;
+  int64_t rows, labels;  // at most kDotsRows of rows
   bool accumulate;
 };
 

@@ -124,7 +124,8 @@ struct ScInputs {
   }
   // Rows of a packed block, in fours.
   int64_t block_rows(int64_t width) const {
-    return std::clamp<int64_t>(kBlockBytes / packed_stride(width, sum_item) / 4, 1, 32) * 4;
+    const int64_t fours = kBlockBytes / packed_stride(width, sum_item) / 4;
+    return std::clamp<int64_t>(fours, 1, kDotsRows / 4) * 4;
   }
   int64_t block_bytes() const {
     const int64_t width = widest();

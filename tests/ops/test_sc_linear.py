@@ -59,14 +59,44 @@ def test_large_batch(dtype, device):
     assert_as_accurate(Layer(1000, [40, 9], [130, 21], generic=3, device=device, dtype=dtype))
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("batch", [16, 130])
+# Groups large enough for the products of the library, from some batch on: even enough for one on
+# each thread or not, groups without labels or columns, one label, and as large ones with generic
+# columns, which are not for the library.
+LARGE = {
+    "even": ([256, 0, 256, 300, 1], [512, 3, 700, 0, 1], None),
+    "uneven": ([400, 30], [900, 1], None),
+    "one": ([300], [500], None),
+    "generic": ([256, 280], [512, 500], 3),
+}
+
+
+@pytest.mark.parametrize("groups", LARGE)
+@pytest.mark.parametrize("batch", [16, 63, 64, 130])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_large_groups(dtype, batch, bias, device):
+def test_large_groups(dtype, batch, groups, device):
+    read, written, generic = LARGE[groups]
     layer = Layer(
-        batch, [256, 0, 256, 300], [512, 3, 700, 0], bias=bias, device=device, dtype=dtype
+        batch, read, written, generic=generic, bias=batch != 63, device=device, dtype=dtype
     )
     assert_as_accurate(layer)
+    runs = [layer.gradients(sc_linear, dtype) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_groups_in_place(dtype, device):
+    """Strided features into columns of a larger matrix, whose other columns stay as they are."""
+    layer = Layer(130, [256, 0, 300], [512, 3, 400], device=device, dtype=dtype)
+    wanted = layer(sc_linear_reference, [t if t is None else t.double() for t in layer.tensors()])
+    wide = torch.zeros(130, 600, dtype=dtype, device=device)
+    wide[:, 7:563] = layer.x
+    larger = torch.ones(130, 1000, dtype=dtype, device=device)
+    for y, before in ((larger[:, 5:920], 0), (larger[:, 5:920], wanted)):
+        sc_linear_(y, wide[:, 7:563], layer.weight, layer.bias, layer.ins, layer.outs,
+                   accumulate=before is wanted)  # fmt: skip
+        difference = (y.double() - wanted - before).abs().max()
+        assert difference <= 8 * torch.finfo(dtype).eps * (wanted + before).abs().max()
+    assert larger[:, :5].eq(1).all() and larger[:, 920:].eq(1).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
