@@ -53,7 +53,8 @@ STABLE_TORCH_LIBRARY(fastheads, m) {
       "-> (Tensor y, Tensor mean, Tensor s)");
   m.def(
       "squeeze_excite_(Tensor(a!) x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, "
-      "Tensor? residual, Tensor? scale, Tensor? shift, int inner, int gate, bool relu) -> ()");
+      "Tensor? residual, Tensor? scale, Tensor? shift, int inner, int gate, bool relu, "
+      "Tensor? running_mean=None, Tensor? running_var=None, float eps=1e-05) -> ()");
   m.def(
       "squeeze_excite_backward(Tensor grad, Tensor x, Tensor? y, Tensor mean, Tensor s, "
       "Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, Tensor? scale, "

@@ -1,5 +1,6 @@
 // squeeze_excite: every channel scaled by a gate that sees the mean of all channels.
-//   u = scale x + shift                                  (or x)
+//   u = scale x + shift                                  (or x), in place maybe with a batch norm:
+//   u = scale (x - running_mean) / sqrt(running_var + eps) + shift
 //   mean[n, c] = sum_hw u[n, c, h, w] / HW
 //   hidden = inner(W1 mean + b1),  s = gate(W2 hidden + b2)
 //   y = act(s u + residual)                              act: relu or nothing
@@ -93,6 +94,22 @@ inline SqueezeExciteShape check_squeeze_excite(
   STD_TORCH_CHECK(gate == 0 || gate == 1,
                   "squeeze_excite: gate must be 0 (sigmoid) or 1 (hard_sigmoid), got ", gate);
   return {x.size(0), channels, x.size(2) * x.size(3), hidden, channels_innermost(x)};
+}
+
+// The norm that the operator in place computes, if there are statistics of one.
+inline void check_squeeze_excite_norm(const Tensor& x, const std::optional<Tensor>& scale,
+                                      const std::optional<Tensor>& shift,
+                                      const std::optional<Tensor>& mean,
+                                      const std::optional<Tensor>& var) {
+  STD_TORCH_CHECK(x.dim() == 4, "squeeze_excite: x must be [N, C, H, W], got ", x.dim(),
+                  " dimensions");
+  check_floating("squeeze_excite", "x", x);
+  STD_TORCH_CHECK(mean.has_value() == var.has_value(),
+                  "squeeze_excite: running_mean and running_var must both be given, got one");
+  if (scale) check_squeeze_excite_parameter("scale", *scale, x, x.size(1));
+  if (shift) check_squeeze_excite_parameter("shift", *shift, x, x.size(1));
+  if (mean) check_squeeze_excite_parameter("running_mean", *mean, x, x.size(1));
+  if (var) check_squeeze_excite_parameter("running_var", *var, x, x.size(1));
 }
 
 inline SqueezeExciteShape check_squeeze_excite_backward(

@@ -1,5 +1,6 @@
 // squeeze_excite on the CPU: a group of samples is pooled, gated and scaled while it is in the
 // cache.
+#include <cmath>
 #include <tuple>
 
 #include "squeeze_excite_tasks.h"
@@ -120,11 +121,36 @@ std::tuple<Tensor, Tensor, Tensor> squeeze_excite(
                  false);
 }
 
+// Scale and shift of a batch norm in inference.
+template <typename sum_t>
+void fold_norm(const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+               const Tensor& mean, const Tensor& var, double eps, Tensor& scale, Tensor& shift) {
+  const sum_t *w = pointer<sum_t>(weight), *b = pointer<sum_t>(bias);
+  const sum_t *m = mean.const_data_ptr<sum_t>(), *v = var.const_data_ptr<sum_t>();
+  sum_t *to_scale = scale.mutable_data_ptr<sum_t>(), *to_shift = shift.mutable_data_ptr<sum_t>();
+  for (int64_t c = 0; c < scale.numel(); ++c) {
+    to_scale[c] = (w != nullptr ? w[c] : 1) / std::sqrt(v[c] + sum_t(eps));
+    to_shift[c] = (b != nullptr ? b[c] : 0) - m[c] * to_scale[c];
+  }
+}
+
 void squeeze_excite_(Tensor x, const Tensor& weight1, const std::optional<Tensor>& bias1,
                      const Tensor& weight2, const std::optional<Tensor>& bias2,
-                     const std::optional<Tensor>& residual, const std::optional<Tensor>& scale,
-                     const std::optional<Tensor>& shift, int64_t inner, int64_t gate, bool relu) {
+                     const std::optional<Tensor>& residual, const std::optional<Tensor>& scale_,
+                     const std::optional<Tensor>& shift_, int64_t inner, int64_t gate, bool relu,
+                     const std::optional<Tensor>& mean, const std::optional<Tensor>& var,
+                     double eps) {
   check_squeeze_excite_in_place(x);
+  check_squeeze_excite_norm(x, scale_, shift_, mean, var);
+  std::optional<Tensor> scale = scale_, shift = shift_;
+  if (var) {
+    const auto sums = sum_dtype(x);
+    scale = empty<1>({x.size(1)}, sums);
+    shift = empty<1>({x.size(1)}, sums);
+    const auto fold = sums == ScalarType::Double ? fold_norm<double> : fold_norm<float>;
+    fold(as_sums(scale_, x), as_sums(shift_, x), *as_sums(mean, x), *as_sums(var, x), eps, *scale,
+         *shift);
+  }
   excited(x, weight1, bias1, weight2, bias2, residual, scale, shift, inner, gate, relu, true);
 }
 

@@ -184,11 +184,49 @@ std::tuple<Tensor, Tensor, Tensor> squeeze_excite(
              std::nullopt);
 }
 
+// Scale and shift of a batch norm in inference.
+template <typename scalar_t>
+__global__ void fold_norm_kernel(const Parameter<scalar_t> weight, const Parameter<scalar_t> bias,
+                                 const Parameter<scalar_t> mean, const Parameter<scalar_t> var,
+                                 const acc_t<scalar_t> eps, const int channels,
+                                 acc_t<scalar_t>* scale, acc_t<scalar_t>* shift) {
+  const int c = blockIdx.x * kThreads + threadIdx.x;
+  if (c >= channels) return;
+  scale[c] = weight.at(c, 1) / sqrt(var.at(c) + eps);
+  shift[c] = bias.at(c, 0) - mean.at(c) * scale[c];
+}
+
+template <typename scalar_t>
+void fold_norm(const std::optional<Tensor>& weight_, const std::optional<Tensor>& bias_,
+               const Tensor& mean_, const Tensor& var_, double eps, Tensor& scale, Tensor& shift) {
+  using acc = acc_t<scalar_t>;
+  const Contiguous weight(weight_), bias(bias_), mean(mean_), var(var_);
+  const int channels = scale.numel();
+  if (channels == 0) return;
+  fold_norm_kernel<scalar_t><<<ceil_div(channels, kThreads), kThreads, 0, current_stream(scale)>>>(
+      weight.parameter<scalar_t>(), bias.parameter<scalar_t>(), mean.parameter<scalar_t>(),
+      var.parameter<scalar_t>(), static_cast<acc>(eps), channels, scale.mutable_data_ptr<acc>(),
+      shift.mutable_data_ptr<acc>());
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
 void squeeze_excite_(Tensor x, const Tensor& weight1, const std::optional<Tensor>& bias1,
                      const Tensor& weight2, const std::optional<Tensor>& bias2,
-                     const std::optional<Tensor>& residual, const std::optional<Tensor>& scale,
-                     const std::optional<Tensor>& shift, int64_t inner, int64_t gate, bool relu) {
+                     const std::optional<Tensor>& residual, const std::optional<Tensor>& scale_,
+                     const std::optional<Tensor>& shift_, int64_t inner, int64_t gate, bool relu,
+                     const std::optional<Tensor>& mean, const std::optional<Tensor>& var,
+                     double eps) {
   check_squeeze_excite_in_place(x);
+  check_squeeze_excite_norm(x, scale_, shift_, mean, var);
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  std::optional<Tensor> scale = scale_, shift = shift_;
+  if (var) {
+    scale = torch::stable::new_empty(x, {x.size(1)}, sum_dtype(x));
+    shift = torch::stable::empty_like(*scale);
+    FASTHEADS_DISPATCH(x, "squeeze_excite_", [&] {
+      fold_norm<scalar_t>(scale_, shift_, *mean, *var, eps, *scale, *shift);
+    });
+  }
   run(x, weight1, bias1, weight2, bias2, residual, scale, shift, inner, gate, relu, std::nullopt,
       true);
 }

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from fastheads.models.resnet import Projection, Residual
@@ -49,19 +50,17 @@ class SEResidual(Residual):
         self.se = se
 
     def forward(self, x: Tensor) -> Tensor:
-        y, last = self._up_to_last(x)
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        return self.se(y, shortcut, relu=self.relu, **last)
-
-    def _up_to_last(self, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """What the last layer of the branch reads, and that layer if nobody watches."""
-        plain = type(self.branch) is nn.Sequential and len(self.branch) > 1
-        if not plain or changed(self.branch, self.se):
-            return self.branch(x), {}
-        *layers, norm = self.branch
+        branch, se, shortcut = self.branch, self.se, self.shortcut
+        plain = type(branch) is nn.Sequential and type(se) is SqueezeExcite and len(branch) > 1
+        if torch.is_grad_enabled() or not plain or changed(branch, se):
+            y = branch(x)
+            return se(y, x if shortcut is None else shortcut(x), relu=self.relu)
+        *layers, norm = branch
+        y = x
         for layer in layers:
-            x = layer(x)
-        return x, {"norm": norm, "unseen": is_unseen(layers[-1])}
+            y = layer(y)
+        residual = x if shortcut is None else shortcut(x)
+        return se(y, residual, self.relu, norm=norm, unseen=is_unseen(layers[-1]))
 
 
 class SENet(Staged):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ def excite(
     x: Tensor,
     layers: tuple[Tensor, Tensor | None, Tensor, Tensor | None],
     residual: Tensor | None = None,
-    *,
     norm: nn.Module | None = None,
+    *,
     unseen: bool = False,
     **options: Any,
 ) -> Tensor:
@@ -31,24 +31,41 @@ def excite(
         unseen: nobody but the caller holds x; without gradients it is overwritten then.
         options: of the operator.
     """
-    residual = None if residual is None else residual.to(x.dtype)
-    affine = None if norm is None else inference_affine(norm)
-    if affine is None:
-        return squeeze_excite(x if norm is None else norm(x), *layers, residual, **options)
-    scale, shift = affine
-    operator = squeeze_excite_ if unseen and _overwrites() else squeeze_excite
-    return operator(x, *layers, residual, scale=scale, shift=shift, **options)
+    if residual is not None and residual.dtype != x.dtype:
+        residual = residual.to(x.dtype)
+    if norm is None:
+        return squeeze_excite(x, *layers, residual, **options)
+    if not _is_constant(norm):
+        return squeeze_excite(norm(x), *layers, residual, **options)
+    if not (unseen and _overwrites()):
+        scale, shift = _affine(norm)
+        return squeeze_excite(x, *layers, residual, scale=scale, shift=shift, **options)
+    return squeeze_excite_(
+        x,
+        *layers,
+        residual,
+        scale=norm.weight,
+        shift=norm.bias,
+        running_mean=norm.running_mean,
+        running_var=norm.running_var,
+        eps=norm.eps,
+        **options,
+    )
 
 
-def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift of a batch norm in inference; None if they are not constants."""
-    if type(norm) is not nn.BatchNorm2d or norm.training or changed(norm):
-        return None
-    mean, var = norm.running_mean, norm.running_var
-    if mean is None or var is None:
-        return None
+def _is_constant(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    """Whether it is a batch norm in inference, of constants."""
+    if type(norm) is not nn.BatchNorm2d or norm.training or norm.running_var is None:
+        return False
     if torch.is_grad_enabled() and any(p.requires_grad for p in norm.parameters()):
-        return None
+        return False
+    return not changed(norm)
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a batch norm in inference."""
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
     wide = torch.promote_types(var.dtype, torch.float32)
     scale = torch.rsqrt(var.to(wide) + norm.eps)
     if norm.affine:

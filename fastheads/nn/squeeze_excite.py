@@ -99,16 +99,15 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias, **made)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None = None, relu: bool = False, **options: Any
+        self, x: Tensor, residual: Tensor | None = None, relu: bool = False, **norm: Any
     ) -> Tensor:
         """``s * x``, then ``+ residual``, then a ReLU, as asked for.
 
-        ``options`` are those of :func:`fastheads.nn.folded_norm.excite`.
+        ``norm`` and ``unseen`` are those of :func:`fastheads.nn.folded_norm.excite`.
         """
         fc1, fc2 = self.fc1, self.fc2
         layers = (self.merged_weight(), fc1.bias, fc2.weight, fc2.bias)
-        options |= {"inner": self.inner, "gate": self.gate, "relu": relu}
-        return excite(x, layers, residual, **options)
+        return excite(x, layers, residual, inner=self.inner, gate=self.gate, relu=relu, **norm)
 
     def merged_weight(self) -> Tensor:
         """``W1 A E``, ``[R, C, 1, 1]``: the first layer on the means of the channels of x."""

@@ -124,6 +124,9 @@ def squeeze_excite_(
     *,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    eps: float = 1e-5,
     inner: str = "relu",
     gate: str = "sigmoid",
     relu: bool = False,
@@ -131,6 +134,9 @@ def squeeze_excite_(
     """:func:`squeeze_excite` that writes y over x, for inference.
 
     Fresh memory for y costs more than y itself where the system has to hand it out page by page.
+    With statistics it begins with a batch norm, of weight ``scale`` and bias ``shift``::
+
+        u = scale * (x - running_mean) / sqrt(running_var + eps) + shift
 
     Args:
         x: ``[N, C, H, W]``, as there, but contiguous or channels-last.
@@ -141,6 +147,9 @@ def squeeze_excite_(
         residual: shape and dtype of ``x``, or None; may be ``x``.
         scale: ``[C]`` or None.
         shift: ``[C]`` or None.
+        running_mean: ``[C]`` or None, as ``scale``.
+        running_var: the same; there are both or neither.
+        eps: of that norm.
         inner: as there.
         gate: as there.
         relu: as there.
@@ -149,7 +158,8 @@ def squeeze_excite_(
         ``x``.
 
     Raises:
-        RuntimeError: as there, or if gradients are recorded, or ``x`` has other strides.
+        RuntimeError: as there, or if gradients are recorded, or ``x`` has other strides, or one of
+            the statistics is missing.
         ValueError: as there.
     """
     tensors = (x, weight1, bias1, weight2, bias2, residual, scale, shift)
@@ -161,14 +171,16 @@ def squeeze_excite_(
     call(
         torch.ops.fastheads.squeeze_excite_.default,
         *(*tensors, _code("inner", inner, _INNER), _code("gate", gate, _GATE), relu),
+        *(running_mean, running_var, eps),
     )
     return x
 
 
 def _code(name: str, key: str, names: dict[str, Any]) -> int:
-    if key not in names:
-        raise ValueError(f"{name} must be one of {', '.join(names)}, got {key!r}")
-    return list(names).index(key)
+    for code, known in enumerate(names):
+        if known == key:
+            return code
+    raise ValueError(f"{name} must be one of {', '.join(names)}, got {key!r}")
 
 
 def _like_output(x: Tensor) -> Tensor:

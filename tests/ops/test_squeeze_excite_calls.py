@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch._inductor.config
-from excitation import LAYOUTS, arguments, results
+from excitation import DTYPES, LAYOUTS, arguments, results
 from torch._inductor.utils import run_and_get_code
 from torch.library import opcheck
 from torch.nn import functional as F
@@ -159,6 +159,30 @@ def test_in_place_is_the_same(batch, layout, device):
         assert torch.equal(args[0], y)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("affine", [True, False])
+def test_in_place_with_the_statistics_of_a_norm(affine, dtype, device):
+    """Against float64: u = scale * (x - running_mean) / sqrt(running_var + eps) + shift."""
+    args, options = arguments(
+        (3, 70, 9, 8, 8), dtype, device, affine=affine, residual=True, relu=True
+    )
+    mean, var = torch.randn(70, device=device), 0.1 + torch.rand(70, device=device)
+    exact_args = [t.detach().double() for t in args]
+    scale, shift = (options.get(name) for name in ("scale", "shift"))
+    wide = (None if t is None else t.double() for t in (scale, shift))
+    u = F.batch_norm(exact_args[0], mean.double(), var.double(), *wide, eps=0.3)
+    exact = squeeze_excite_reference(u, *exact_args[1:], relu=True)
+    statistics = {"running_mean": mean.to(_wide(dtype)), "running_var": var.to(_wide(dtype))}
+    with torch.no_grad():
+        squeeze_excite_(*args, **options, **statistics, eps=0.3)
+    tolerance = 20 * max(torch.finfo(dtype).eps, 1e-12)
+    torch.testing.assert_close(args[0].double(), exact, rtol=tolerance, atol=tolerance)
+
+
+def _wide(dtype):
+    return torch.promote_types(dtype, torch.float32)
+
+
 def test_in_place_with_itself_as_residual(device):
     (x, *weights), _ = arguments((2, 70, 5, 5, 8), torch.float32, device)
     with torch.no_grad():
@@ -172,6 +196,17 @@ def test_in_place_rejects(device):
         squeeze_excite_(*args)
     with torch.no_grad(), pytest.raises(RuntimeError, match="x must be contiguous or channels-las"):
         squeeze_excite_(args[0][:, :, ::2], *args[1:])
+    six = torch.ones(6, device=device)
+    for statistics, message in (
+        ({"running_mean": six}, "running_mean and running_var must both be given, got one"),
+        ({"running_mean": six[:5], "running_var": six}, r"running_mean must be \[6\], got"),
+        (
+            {"running_mean": six, "running_var": six.int()},
+            "running_var must be Float as x, got Int",
+        ),
+    ):
+        with torch.no_grad(), pytest.raises(RuntimeError, match=message):
+            squeeze_excite_(*args, **statistics)
 
 
 def test_opcheck_in_place(device):
@@ -182,7 +217,7 @@ def test_opcheck_in_place(device):
         laid = x.contiguous(memory_format=layout)
         opcheck(
             torch.ops.fastheads.squeeze_excite_.default,
-            (laid, *weights, residual, vector, vector, 0, 0, True),
+            (laid, *weights, residual, vector, vector, 0, 0, True, vector, vector, 0.1),
         )
 
 
