@@ -185,7 +185,7 @@ def stream_table(metrics: dict, rows: dict[str, str]) -> str:
     for row, name in rows.items():
         values = metrics[row]
         cells = [cell(values[key]) if key in values else "" for key in columns]
-        seconds = values.get("stream_seconds", values["base_seconds"])
+        seconds = values.get("stream_seconds") or values["base_seconds"]
         lines.append(f"| {name} | {' | '.join(cells)} | {seconds['mean']:.0f} |")
     return (
         "\n".join(lines)
