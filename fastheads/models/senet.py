@@ -51,8 +51,13 @@ class SEResidual(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         branch, se, shortcut = self.branch, self.se, self.shortcut
-        plain = type(branch) is nn.Sequential and type(se) is SqueezeExcite and len(branch) > 1
-        if torch.is_grad_enabled() or not plain or changed(branch, se):
+        if (
+            torch.is_grad_enabled()
+            or type(branch) is not nn.Sequential
+            or len(branch) < 2
+            or type(se) is not SqueezeExcite
+            or changed(branch, se)
+        ):
             y = branch(x)
             return se(y, x if shortcut is None else shortcut(x), relu=self.relu)
         *layers, norm = branch
