@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from fastheads.models.resnet import Projection, Residual
 from fastheads.models.staged import Staged, convolution
 from fastheads.nn import SqueezeExcite
-from fastheads.nn.folded_norm import changed, is_unseen
+from fastheads.nn.squeeze_excite import up_to_norm
 
 Reduction = int | Literal["sqrt", "log"]
 # Layers of a block, and blocks of each stage (sections 4.2.1 and 4.2.2; He et al., 2015, table 1).
@@ -50,22 +49,9 @@ class SEResidual(Residual):
         self.se = se
 
     def forward(self, x: Tensor) -> Tensor:
-        branch, se, shortcut = self.branch, self.se, self.shortcut
-        if (
-            torch.is_grad_enabled()
-            or type(branch) is not nn.Sequential
-            or len(branch) < 2
-            or type(se) is not SqueezeExcite
-            or changed(branch, se)
-        ):
-            y = branch(x)
-            return se(y, x if shortcut is None else shortcut(x), relu=self.relu)
-        *layers, norm = branch
-        y = x
-        for layer in layers:
-            y = layer(y)
-        residual = x if shortcut is None else shortcut(x)
-        return se(y, residual, self.relu, norm=norm, unseen=is_unseen(layers[-1]))
+        y, norm = up_to_norm(self.branch, self.se, x)
+        residual = x if self.shortcut is None else self.shortcut(x)
+        return self.se(y, residual, relu=self.relu, **norm)
 
 
 class SENet(Staged):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from fastheads.nn.patch import Entry, original_class
 from fastheads.nn.patch_rules import class_path, forward_owner, reads_only
 from fastheads.nn.residual_rules import BLOCKS, CHAINS
+from fastheads.nn.squeeze_excite import ExcitedBranch
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,10 @@ def _block(name: str, module: Any, nonnegative: bool) -> ResidualBlock | str | N
     if "forward" in vars(module) and (path in BLOCKS or path in (_OWN, _OWN_SE)):
         return "it has a forward of its own"
     if path in (_OWN, _OWN_SE):
-        branch = module.branch if path == _OWN else _sequence(module, ["branch", "se"])
+        branch = module.branch
+        if path == _OWN_SE:
+            branch = ExcitedBranch(OrderedDict(branch=branch, se=module.se))
+            branch.training = module.training
         return _checked(name, module, branch, module.shortcut, module.relu, nonnegative)
     parts = BLOCKS.get(path)
     if parts is None:

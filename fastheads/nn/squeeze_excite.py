@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from fastheads.nn.folded_norm import excite
+from fastheads.nn.folded_norm import changed, excite, is_unseen
 
 _INNER = ("relu", "silu", "identity", "hard_swish")
 _GATE = ("sigmoid", "hard_sigmoid")
@@ -167,6 +167,37 @@ class SqueezeExcite(nn.Module):
             if isinstance(weight, Tensor) and weight.dim() == 2:
                 state_dict[key] = weight[:, :, None, None]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def up_to_norm(branch: nn.Module, se: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """``branch(x)`` without the norm that it ends in, where ``se`` computes that too.
+
+    Without gradients, of a plain sequence in front of a plain :class:`SqueezeExcite`.
+
+    Returns:
+        What the branch gives so far, and further arguments for ``se``.
+    """
+    if (
+        torch.is_grad_enabled()
+        or type(branch) is not nn.Sequential
+        or len(branch) < 2
+        or type(se) is not SqueezeExcite
+        or changed(branch, se)
+    ):
+        return branch(x), {}
+    *layers, norm = branch
+    for layer in layers:
+        x = layer(x)
+    return x, {"norm": norm, "unseen": is_unseen(layers[-1])}
+
+
+class ExcitedBranch(nn.Sequential):
+    """``se(branch(x))`` with the bits that both give in a block of their own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch, se = self
+        y, norm = up_to_norm(branch, se, x)
+        return cast(Tensor, se(y, **norm))
 
 
 def _reduced(channels: int, reduction: int | str) -> int:
