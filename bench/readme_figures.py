@@ -93,6 +93,8 @@ SHOWN = {
 HEADLINES = {
     "squeeze_excite": r"8x256x56x56 float32$",
     "model": "",
+    "senet": r"\[(1|8), .*",
+    "multilabel_margin": r"\[64, .*float32",
     "gated_block": r"\[32, 1024.* (41|59)% float32",
     "adaptive": "",
     "sc_linear": r"^sc_linear forward (uniform|2000 tiny|10240).*B=64 float32",
