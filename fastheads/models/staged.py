@@ -42,6 +42,13 @@ class Staged(nn.Module):
         images = images.contiguous(memory_format=torch.channels_last)
         return self.classifier(self.dropout(self.pool(self.stages(self.stem(images)))))
 
+    @property
+    def chain(self) -> dict[str, nn.Module]:
+        """The layers by their names, of which each reads what the one before it gives."""
+        stages = {f"stages.{number}": stage for number, stage in enumerate(self.stages)}
+        last = {name: getattr(self, name) for name in ("pool", "dropout", "classifier")}
+        return {"stem": self.stem, **stages, **last}
+
 
 def check_size(images: Tensor, least: int) -> None:
     """Refuses images that a network would reduce to nothing.

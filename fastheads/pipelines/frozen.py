@@ -142,7 +142,11 @@ def extract(
 
 
 def augmented_batches(
-    data: Any, passes: int, augmentation: Augmentation, seed: int, start: int = 0
+    data: Any,
+    passes: int,
+    augmentation: Callable[[Tensor, torch.Generator], Tensor],
+    seed: int,
+    start: int = 0,
 ) -> Iterator[tuple[Tensor, SparseTargets]]:
     """Augmented pictures and their labels in blocks of rows ``pass * len(data) + picture``.
 

@@ -31,6 +31,9 @@ class GuardsConfig:
         lr_factor: learning rate of the update, as a multiple of that of its training.
         freeze: names of modules, or what they begin with (``stages.0``), that stay as they are:
             weights, and statistics of their norms.
+        passes: augmented copies of each picture that the frozen first layers read, once and for
+            all: an epoch of an update is then one over all copies, and there are so many times
+            fewer. 0: they read another copy in each epoch, beside the layers that learn.
         freeze_norms: norms with running statistics keep these, and their weights. So they do, asked
             or not, where a batch holds fewer than 8 pictures, which give no statistics.
         distillation: weight of :func:`distillation_loss` beside the loss of the labels (Li and
@@ -43,6 +46,7 @@ class GuardsConfig:
 
     lr_factor: float = 1.0
     freeze: tuple[str, ...] = ()
+    passes: int = 0
     freeze_norms: bool = False
     distillation: float = 0.0
     replay: int = 0
@@ -52,7 +56,7 @@ class GuardsConfig:
         object.__setattr__(self, "freeze", tuple(self.freeze))
         if not self.lr_factor > 0:
             raise ValueError(f"lr_factor must be above 0, got {self.lr_factor}")
-        for name in ("distillation", "replay"):
+        for name in ("passes", "distillation", "replay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.averaging <= 1:

@@ -24,8 +24,10 @@ GUARDS: dict[str, GuardsConfig] = {
     "distillation": GuardsConfig(distillation=1.0),
     "replay": GuardsConfig(replay=1600),
     "averaging": GuardsConfig(averaging=0.3),
-    "together": GuardsConfig(freeze=EARLY, distillation=1.0, replay=1600),
-    "together_last": GuardsConfig(freeze=(*EARLY, "stages.2"), distillation=1.0, replay=1600),
+    "together": GuardsConfig(freeze=EARLY, passes=2, distillation=1.0, replay=1600),
+    "together_last": GuardsConfig(
+        freeze=(*EARLY, "stages.2"), passes=2, distillation=0.5, replay=1600
+    ),
 }
 
 
@@ -66,7 +68,7 @@ class StreamConfig:
     )  # fmt: skip
     streaming: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            epochs=4, batch_size=16, lr=0.02, optimizer="sgd", momentum=0.9, weight_decay=5e-4,
+            epochs=4, batch_size=25, lr=0.03, optimizer="sgd", momentum=0.9, weight_decay=5e-4,
             schedule="constant",
         )
     )  # fmt: skip

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from fastheads.data.images import Pictures
 from fastheads.pipelines.guards import Distilled, GuardsConfig, Joined, average_weights
+from fastheads.pipelines.later_layers import LaterLayers, ReadPictures
 from fastheads.pipelines.run_folder import digest
 from fastheads.training import FitResult, TrainConfig, fit
 from fastheads.training.checkpoint import check_same, write_whole
@@ -68,21 +71,32 @@ def learn(
             f"replay must hold the old pictures that guards.replay = {guards.replay} asks for, "
             f"got {given}"
         )
-    pictures = Joined(data, replay) if replay is not None and len(replay) else data
+    pictures: Any = Joined(data, replay) if replay is not None and len(replay) else data
     frozen = guards.frozen(network, min(update.batch_size, len(pictures)) // update.devices)
+    config = replace(update, lr=update.lr * guards.lr_factor)
+    model: nn.Module = network
+    if guards.passes:
+        config = _over_passes(config, guards.passes)
+        model = LaterLayers(network, loss, guards)
+        device = Fabric(accelerator=config.accelerator, devices=1).device
+        pictures = ReadPictures(
+            model.read, pictures, guards.passes, augment, config.seed, Path(folder), device
+        )
+        augment = None
     _check_folder(Path(folder), network, data, replay, guards)
+    if guards.distillation and not guards.passes:
+        model = Distilled(network, loss, guards)
     device = next(network.parameters()).device
     with _as_before_on_failure(network) as before:
         trained = [p for p in network.parameters() if p.requires_grad]
         for module in frozen:
             module.requires_grad_(False)
-        distilled = Distilled(network, loss, guards) if guards.distillation else None
         try:
             result = fit(
-                network if distilled is None else distilled,
+                model,
                 pictures,
-                loss if distilled is None else None,
-                replace(update, lr=update.lr * guards.lr_factor),
+                loss if model is network else None,
+                config,
                 folder=folder,
                 augment=augment,
                 frozen=frozen,
@@ -91,17 +105,26 @@ def learn(
                 quiet=quiet,
             )
         finally:
-            if distilled is not None:
-                distilled.release()
+            if isinstance(model, Distilled):
+                model.release()
         if guards.averaging:
             average_weights(network, before, guards.averaging)
         for key, tensor in network.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise FloatingPointError(f"{key} is not finite after the update; try a lower lr")
-        network.to(device)
+        network.to(device).eval()
         for parameter in trained:
             parameter.requires_grad_(True)
     return result
+
+
+def _over_passes(update: TrainConfig, passes: int) -> TrainConfig:
+    """As many pictures in epochs over all passes; loaded here, where they are read."""
+    if update.epochs % passes:
+        raise ValueError(
+            f"update.epochs must be a multiple of guards.passes = {passes}, got {update.epochs}"
+        )
+    return replace(update, epochs=update.epochs // passes, workers=0)
 
 
 @contextmanager
