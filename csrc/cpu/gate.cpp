@@ -163,8 +163,9 @@ struct GateOfOne {
   float eps;
 };
 
-// z of one sample, float32, in evaluation, contiguous or channels-last. No operator: with cold
-// caches its arguments and results take ten times as long as its arithmetic.
+// The probability of one sample, float32, in evaluation, contiguous or channels-last; its sign bit
+// says that the gate stays closed. No operator: with cold caches its arguments and results take ten
+// times as long as its arithmetic.
 extern "C" float fastheads_gate_of_one(const GateOfOne* gate, const float* x, int64_t pixels,
                                        bool channels_last) {
   const GateShape shape{1, gate->channels, pixels, gate->hidden};
@@ -176,7 +177,7 @@ extern "C" float fastheads_gate_of_one(const GateOfOne* gate, const float* x, in
   const auto beta = run_layers(shape, format, means.data(), gate->weight1, units, gate->weight2);
   float z = 0, probability = 0;
   decide<float, float>(beta, gate->bias2, nullptr, 1, false, &z, &probability);
-  return z;
+  return std::copysign(probability, z > 0 ? 1.0f : -1.0f);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastheads, CPU, m) {

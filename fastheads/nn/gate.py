@@ -12,7 +12,8 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 from torch.nn.utils import fuse_linear_bn_eval
 
 from fastheads.nn.gate_of_one import GateOfOne, places
-from fastheads.ops import gate, gumbel_noise
+from fastheads.ops import gumbel_noise
+from fastheads.ops.gate import gate_with_means
 
 
 class Gate(nn.Module):
@@ -76,6 +77,16 @@ class Gate(nn.Module):
         self, x: Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Decisions ``z`` and probabilities; ``generator`` draws the noise, if there is any."""
+        z, probability, _ = self.decide(x, generator)
+        return z, probability
+
+    def decide(
+        self, x: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`forward`, and the means ``[N, channels]`` it decided by, in memory of their own.
+
+        In training with a batch norm these are of the normalised units, ``[N, hidden]``.
+        """
         noise = None
         if self.training or self.sample:
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -87,7 +98,7 @@ class Gate(nn.Module):
             x, weight, bias, running = self._normalized(x), self.identity, None, {}
         else:
             weight, bias, running = fc1.weight, fc1.bias, _running(norm)
-        return gate(
+        return gate_with_means(
             x,
             weight,
             bias,
@@ -102,16 +113,18 @@ class Gate(nn.Module):
     def decide_one(self, x: Tensor) -> float | None:
         """``z`` of a batch of one as a number, in evaluation: the bits of a call, NaN included.
 
-        No operator is called, so that nothing sees this that watches operators. None where that
-        does not go (hooks, samples, other than float32 on the CPU, a layer that is not plain): call
-        the gate then.
+        No operator is called, so that nothing sees this that watches operators. A hook that has
+        ``of_one``, from the probability to a decision, makes that. None where this does not go
+        (other hooks, samples, other than float32 on the CPU, a layer that is not plain): call the
+        gate then.
         """
         own = self.__dict__  # attributes of modules take longer
-        norm, hooks = (
-            own["_modules"].get("norm"),
-            own["_forward_hooks"] or own["_forward_pre_hooks"],
-        )
-        if x.shape[0] != 1 or own["sample"] or hooks or not _unwatched(x):
+        norm, hooks, choose = own["_modules"].get("norm"), own["_forward_hooks"], None
+        if hooks:
+            choose = getattr(next(iter(hooks.values())), "of_one", None)
+            if choose is None or len(hooks) > 1:
+                return None
+        if x.shape[0] != 1 or own["sample"] or own["_forward_pre_hooks"] or not _unwatched(x):
             return None
         if own["training"] or (norm is not None and norm.training):
             return None
@@ -121,7 +134,10 @@ class Gate(nn.Module):
                 of_one = own["_of_one"] = GateOfOne(self)
         except (AttributeError, KeyError):  # a layer that is not plain
             return None
-        return of_one(x)
+        signed = of_one(x)
+        if signed is None or math.isnan(signed):
+            return signed
+        return choose(abs(signed)) if choose else (math.copysign(1, signed) + 1) / 2
 
     def __getstate__(self) -> dict[str, Any]:
         # Its addresses are of this object, and of this process.

@@ -139,10 +139,17 @@ def clear_budget(model: nn.Module) -> None:
 
 @dataclass
 class _Budget:
-    """The thresholds on the device of the gates, and how many may still open for each image."""
+    """The thresholds on the device of the gates, and how many may still open for each image.
+
+    Attributes:
+        left: a number for a batch of one.
+    """
 
     table: Tensor
-    left: Tensor | None = None
+    left: Tensor | int = 0
+
+    def __post_init__(self) -> None:
+        self.rows = self.table.tolist()
 
 
 @dataclass
@@ -159,14 +166,21 @@ class _Hook:
         budget = self.budget
         if budget.table.device != probability.device:
             budget.table = budget.table.to(probability.device)
-        if self.gate == 0:
-            k = budget.table.shape[1] - 1
-            budget.left = probability.new_full(probability.shape, k, dtype=torch.int64)
-        assert budget.left is not None
-        opens = probability > budget.table[self.gate][budget.left]
-        budget.left -= opens.to(torch.int64)
+        left = len(budget.rows[0]) - 1 if self.gate == 0 else budget.left
+        if isinstance(left, int):
+            left = probability.new_full(probability.shape, left, dtype=torch.int64)
+        opens = probability > budget.table[self.gate][left]
+        budget.left = left - opens.to(torch.int64)
         # What is NaN stays so, for the block to refuse.
         return torch.add(opens, probability, alpha=0), probability
+
+    def of_one(self, probability: float) -> float:
+        """The decision for a batch of one; see :meth:`Gate.decide_one`."""
+        budget = self.budget
+        left = len(budget.rows[0]) - 1 if self.gate == 0 else int(budget.left)
+        opens = probability > budget.rows[self.gate][left]
+        budget.left = left - opens
+        return float(opens)
 
 
 def _hooks(gate: nn.Module) -> list[int]:

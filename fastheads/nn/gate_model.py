@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -191,6 +192,12 @@ def gate_model(
         report.gated.append(Entry(block.name, kind, note))
     for gated_block in gated:
         set_module(model, gated_block.block.name, _with_before(gated_block))
+    for module in model.modules():
+        if type(module) is nn.Sequential:
+            for one, other in pairwise(module):
+                leader = _end(one, -1)
+                if isinstance(leader, GatedBlock):
+                    leader.leads = isinstance(_end(other, 0), GatedBlock)
     return report
 
 
@@ -216,6 +223,13 @@ def _with_before(gated: GatedBlock) -> nn.Module:
     both = nn.Sequential(OrderedDict(before=gated.block.before, block=gated))
     both.training = gated.training
     return both
+
+
+def _end(module: nn.Module, place: Literal[0, -1]) -> nn.Module:
+    """What runs first (0) or last (-1) in a module."""
+    while type(module) is nn.Sequential and len(module):
+        module = module[place]
+    return module
 
 
 def _begins(name: str, start: str) -> bool:

@@ -65,7 +65,10 @@ class GateOfOne:
             self._channels, self._address = channels, ctypes.addressof(self._weights)
 
     def __call__(self, x: Tensor) -> float | None:
-        """``z`` of ``x``, ``[1, C, H, W]``; None if ``x`` or the weights are for the operator."""
+        """The probability for ``x``, ``[1, C, H, W]``, with a minus, also before 0, where z is 0.
+
+        None if ``x`` or the weights are for the operator.
+        """
         if x.dim() != 4 or x.dtype is not torch.float32 or not x.is_cpu:
             return None
         _, channels, height, width = x.shape

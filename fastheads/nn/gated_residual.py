@@ -58,9 +58,12 @@ class GatedResidual(nn.Module):
 
     Attributes:
         last_executed: samples that the branch ran on in the last eager call, padding included.
+        leads: what this block returns is read by one more gated block alone, which need not take
+            the means of channels that are known here; set by :func:`gate_model`.
     """
 
     place = ""  # in a network, for messages
+    leads = False
 
     def __init__(
         self,
@@ -112,11 +115,16 @@ class GatedResidual(nn.Module):
             gate = own["_modules"]["gate"]
             if type(gate) is Gate and (number := gate.decide_one(x)) is not None:
                 return self._one(x, number)
+        means = None
         if z is None:
             gate = self.gate
-            z, probability = gate(x, generator=generator)
             decided = not (self.training or gate.training or torch.is_grad_enabled())
-        y = self._infer(x, z) if decided and self.mode != "dense" else self._dense(x, z)
+            if decided and _is_plain(gate):
+                z, probability, means = gate.decide(_known_means(x), generator)
+            else:
+                z, probability = gate(x, generator=generator)
+        infers = decided and self.mode != "dense"
+        y = self._infer(x, z, means) if infers else self._dense(x, z)
         return (y, z, probability) if return_gate else y
 
     def _one(self, x: Tensor, z: float) -> Tensor:
@@ -148,7 +156,7 @@ class GatedResidual(nn.Module):
         return gated_residual(shortcut, self.branch(x).to(shortcut.dtype), z, relu=self.relu)
 
     @torch.compiler.disable(recursive=False)
-    def _infer(self, x: Tensor, z: Tensor) -> Tensor:
+    def _infer(self, x: Tensor, z: Tensor, means: Tensor | None) -> Tensor:
         x, samples = _laid_out(x), x.shape[0]
         if samples == 1:  # nothing to list
             rows = int(self._number(z.item()) > 0)
@@ -159,9 +167,15 @@ class GatedResidual(nn.Module):
             return self._dense(x, z)
         self.__dict__["last_executed"] = rows
         y = self.start(x)
+        # Samples that are skipped keep their means where they keep their values.
+        kept = self.leads and self.shortcut is None and not self.rectifies_skipped
         if rows:
-            self.add_branch(y, gather_rows(x, active[:rows]), active, count)
-        return self.finish(y)
+            part = gather_rows(x, active[:rows])
+            self.add_branch(y, part, active, count, means if kept else None)
+        y = self.finish(y)
+        if kept and means is not None and not self._forward_hooks:
+            _set_means(y, means)
+        return y
 
     def _list_active(self, z: Tensor) -> tuple[Tensor, Tensor]:
         try:
@@ -191,10 +205,15 @@ class GatedResidual(nn.Module):
         shared = y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
         return y.clone(memory_format=torch.contiguous_format) if shared else _laid_out(y)
 
-    def add_branch(self, y: Tensor, part: Tensor, active: Tensor, count: Tensor) -> None:
-        """Adds the branch of ``part`` to the first ``count`` samples of ``y`` in ``active``."""
+    def add_branch(
+        self, y: Tensor, part: Tensor, active: Tensor, count: Tensor, means: Tensor | None = None
+    ) -> None:
+        """Adds the branch of ``part`` to the first ``count`` samples of ``y`` in ``active``.
+
+        Their rows of ``means`` become the means of their channels in ``y``.
+        """
         f = self.branch(part).to(y.dtype)
-        gated_residual_scatter_(y, f, active, count=count, relu=self.relu)
+        gated_residual_scatter_(y, f, active, means, count=count, relu=self.relu)
 
     @property
     def rectifies_skipped(self) -> bool:
@@ -257,6 +276,23 @@ class GatedResidual(nn.Module):
             f"relu={self.relu}, nonnegative={self.nonnegative}, inplace={self.inplace}, "
             f"mode={self.mode!r}, exact={self.exact}"
         )
+
+
+def _is_plain(gate: nn.Module) -> bool:
+    """Whether it decides as :class:`Gate` does, and no hook or compiler has to see it do so."""
+    hooked = gate._forward_hooks or gate._forward_pre_hooks
+    return type(gate) is Gate and not hooked and not torch.compiler.is_compiling()
+
+
+def _set_means(y: Tensor, means: Tensor) -> None:
+    """Keeps the means of channels with ``y``, for the one that reads it next."""
+    y.__dict__["channel_means"] = (means, None if y.is_inference() else y._version)
+
+
+def _known_means(x: Tensor) -> Tensor:
+    """The means of channels that were kept with ``x``, once; else ``x``."""
+    means, version = x.__dict__.pop("channel_means", (x, None))
+    return x if version is not None and version != x._version else means
 
 
 def _laid_out(x: Tensor) -> Tensor:

@@ -111,10 +111,32 @@ def gate(
     the gradient of a decision is that of its probability (straight through). All sums are float32
     (float64). Deterministic.
     """
+    norm = (running_mean, running_var, norm_weight, norm_bias, eps)
+    z, probability, _ = gate_with_means(
+        x, weight1, bias1, weight2, bias2, noise, temperature, soft, *norm
+    )
+    return z, probability
+
+
+def gate_with_means(
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    noise: Tensor | None = None,
+    temperature: float = 1.0,
+    soft: bool = False,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`gate`, and the means of eq. 5.4, ``[N, C]``, in the dtype of ``z``."""
     op = torch.ops.fastheads.gate.default
     norm = (running_mean, running_var, norm_weight, norm_bias, eps)
-    z, probability, _ = call(op, x, weight1, bias1, weight2, bias2, noise, temperature, soft, *norm)
-    return z, probability
+    return call(op, x, weight1, bias1, weight2, bias2, noise, temperature, soft, *norm)
 
 
 def active_samples(z: Tensor) -> tuple[Tensor, Tensor]:

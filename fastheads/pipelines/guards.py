@@ -39,6 +39,8 @@ class GuardsConfig:
         distillation: weight of :func:`distillation_loss` beside the loss of the labels (Li and
             Hoiem, "Learning without forgetting", 2016).
         replay: old pictures that each epoch mixes in; 0 as in the paper.
+        polyak: decay of an average of the weights along the update, which it ends with, such as
+            0.99 (Izmailov and others, "Averaging weights leads to wider optima", 2018).
         averaging: share ``a`` of the weights before in the result, ``(1 - a) after + a before``,
             also of the statistics of norms (Wortsman and others, "Robust fine-tuning of zero-shot
             models", 2022).
@@ -50,6 +52,7 @@ class GuardsConfig:
     freeze_norms: bool = False
     distillation: float = 0.0
     replay: int = 0
+    polyak: float | None = None
     averaging: float = 0.0
 
     def __post_init__(self) -> None:
@@ -59,6 +62,8 @@ class GuardsConfig:
         for name in ("passes", "distillation", "replay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.polyak is not None and not 0 < self.polyak < 1:
+            raise ValueError(f"polyak must be between 0 and 1, got {self.polyak}")
         if not 0 <= self.averaging <= 1:
             raise ValueError(f"averaging must be between 0 and 1, got {self.averaging}")
 

@@ -32,9 +32,11 @@ def latency(
     """Milliseconds an image of each network, for some batch sizes.
 
     Each batch goes through all networks before the next one does, so that what else happens on the
-    machine hits them alike; who comes first changes from batch to batch. Batches of one go over
-    ``calls`` different images, or all there are: a network that skips layers takes longer for some.
-    Gated blocks are calibrated before, see :func:`calibrate_alike`.
+    machine hits them alike; who comes first changes from batch to batch. In its turn a network runs
+    the batch before once more, untimed: its weights then lie where they do if it runs alone, and
+    not where the others have pushed them. Batches of one go over ``calls`` different images, or all
+    there are: a network that skips layers takes longer for some. Gated blocks are calibrated
+    before, see :func:`calibrate_alike`.
 
     Args:
         networks: in evaluation mode, on the device of the images; or functions.
@@ -72,6 +74,7 @@ def latency(
                 break
             batch, first = batches[number % len(batches)], number % max(len(names), 1)
             for name in names[first:] + names[:first]:
+                networks[name](batches[number % len(batches) - 1])
                 taken[name].append(_time(partial(networks[name], batch)) / size)
         for name, times in taken.items():
             low, median, high = np.percentile(times, [25, 50, 75]).tolist()

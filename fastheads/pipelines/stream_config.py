@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from fastheads.pipelines.stream_networks import NetworksConfig
 from fastheads.training import Stages, TrainConfig
 
 EARLY = ("stem", "stages.0", "stages.1")
+_TOGETHER = GuardsConfig(
+    lr_factor=2.0, freeze=EARLY, passes=2, distillation=1.0, replay=2200, polyak=0.99
+)
 # One guard each, and those that add up; on the kept network. None is the paper.
 GUARDS: dict[str, GuardsConfig] = {
     "low_lr": GuardsConfig(lr_factor=0.1),
@@ -24,10 +27,8 @@ GUARDS: dict[str, GuardsConfig] = {
     "distillation": GuardsConfig(distillation=1.0),
     "replay": GuardsConfig(replay=1600),
     "averaging": GuardsConfig(averaging=0.3),
-    "together": GuardsConfig(freeze=EARLY, passes=2, distillation=1.0, replay=1600),
-    "together_last": GuardsConfig(
-        freeze=(*EARLY, "stages.2"), passes=2, distillation=0.5, replay=1600
-    ),
+    "together": _TOGETHER,
+    "together_last": replace(_TOGETHER, freeze=(*EARLY, "stages.2")),
 }
 
 
@@ -68,7 +69,7 @@ class StreamConfig:
     )  # fmt: skip
     streaming: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            epochs=4, batch_size=25, lr=0.03, optimizer="sgd", momentum=0.9, weight_decay=5e-4,
+            epochs=4, batch_size=32, lr=0.03, optimizer="sgd", momentum=0.9, weight_decay=5e-4,
             schedule="constant",
         )
     )  # fmt: skip

@@ -73,7 +73,8 @@ def learn(
         )
     pictures: Any = Joined(data, replay) if replay is not None and len(replay) else data
     frozen = guards.frozen(network, min(update.batch_size, len(pictures)) // update.devices)
-    config = replace(update, lr=update.lr * guards.lr_factor)
+    polyak = update.polyak if guards.polyak is None else guards.polyak
+    config = replace(update, lr=update.lr * guards.lr_factor, polyak=polyak)
     model: nn.Module = network
     if guards.passes:
         config = _over_passes(config, guards.passes)

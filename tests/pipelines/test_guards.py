@@ -186,6 +186,8 @@ def test_joined_targets_keep_their_weights():
         ({"lr_factor": 0.0}, "lr_factor must be above 0, got 0.0"),
         ({"distillation": -1.0}, "distillation must be at least 0, got -1.0"),
         ({"replay": -1}, "replay must be at least 0, got -1"),
+        ({"passes": -1}, "passes must be at least 0, got -1"),
+        ({"polyak": 1.0}, "polyak must be between 0 and 1, got 1.0"),
         ({"averaging": 1.5}, "averaging must be between 0 and 1, got 1.5"),
     ],
 )

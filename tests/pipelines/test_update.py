@@ -84,6 +84,15 @@ def test_learning_rate_is_a_multiple(tmp_path):
         torch.testing.assert_close(parameter.data, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_polyak_average_is_that_of_the_training(tmp_path):
+    models = {name: network() for name in ("guard", "training", "last")}
+    run(models["guard"], tmp_path / "guard", GuardsConfig(polyak=0.9))
+    run(models["training"], tmp_path / "training", update=replace(UPDATE, polyak=0.9))
+    run(models["last"], tmp_path / "last")
+    assert same(state(models["guard"]), state(models["training"]))
+    assert not same(state(models["guard"]), state(models["last"]))
+
+
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_averaging(tmp_path, share):
     """(1 - a) after + a before, weights and statistics."""
