@@ -40,25 +40,43 @@ CHECKED = 2  # images
 TOLERANCE = 1e-3  # float32; one other decision is off by more than 1e-2
 
 
-class Decided(nn.Module):
-    """A gate that runs, and in whose place ``z`` decides, one image after the other, in turns.
+class Turns:
+    """Decisions of images, one after the other, and from the beginning again."""
 
-    Args:
-        gate: a :class:`Gate`, or a plain one, as people write it.
-        z: of all images.
-    """
+    def __init__(self, z: Tensor) -> None:
+        self.z, self.turn = z, 0
 
-    def __init__(self, gate: Gate, z: Tensor, plain: bool) -> None:
+    def take(self, count: int) -> Tensor:
+        z = self.z[self.turn : self.turn + count]
+        self.turn = (self.turn + count) % len(self.z)
+        return z
+
+
+class Decided(Gate):
+    """A gate that runs, and in whose place others decide."""
+
+    def __init__(self, gate: Gate, z: Tensor) -> None:
+        super().__init__(gate.fc1.in_features, gate.fc1.out_features)
+        self.load_state_dict(gate.state_dict())
+        self.turns = Turns(z)
+
+    def decide(
+        self, x: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        _, probability, means = super().decide(x, generator)
+        return self.turns.take(len(x)), probability, means
+
+
+class PlainDecided(nn.Module):
+    """The same of a gate as people write it."""
+
+    def __init__(self, gate: Gate, z: Tensor) -> None:
         super().__init__()
-        self.gate, self.z, self.plain, self.turn = gate, z, plain, 0
+        self.gate, self.turns = gate, Turns(z)
 
-    def forward(
-        self, x: Tensor, *, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        decided = plain_gate(self.gate, x) if self.plain else self.gate(x)[1]
-        z = self.z[self.turn : self.turn + len(x)]
-        self.turn = (self.turn + len(x)) % len(self.z)
-        return z, decided
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        probability = plain_gate(self.gate, x)
+        return self.turns.take(len(x)), probability
 
 
 class Multiplied(nn.Module):
@@ -110,12 +128,13 @@ def gated(
     copied = copy.deepcopy(network)
     gate_model(copied, always_on=always_on, inplace=True, exact=False)
     for (name, block), decided in zip(gated_blocks(copied).items(), z, strict=True):
-        if form is None and one:
-            lead(block, decided)
-            continue
-        block.gate = Decided(block.gate, decided, plain=form is not None)
         if form is not None:
+            block.gate = PlainDecided(block.gate, decided)
             set_module(copied, name, form(block))
+        elif one:
+            lead(block, decided)
+        else:
+            block.gate = Decided(block.gate, decided).to(decided.device)
     return copied.eval()
 
 

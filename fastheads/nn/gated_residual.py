@@ -279,9 +279,9 @@ class GatedResidual(nn.Module):
 
 
 def _is_plain(gate: nn.Module) -> bool:
-    """Whether it decides as :class:`Gate` does, and no hook or compiler has to see it do so."""
-    hooked = gate._forward_hooks or gate._forward_pre_hooks
-    return type(gate) is Gate and not hooked and not torch.compiler.is_compiling()
+    """Whether :meth:`Gate.decide` is all that it does, and no hook or compiler has to see it."""
+    hooked = gate._forward_hooks or gate._forward_pre_hooks or torch.compiler.is_compiling()
+    return getattr(type(gate), "forward", None) is Gate.forward and not hooked
 
 
 def _set_means(y: Tensor, means: Tensor) -> None:

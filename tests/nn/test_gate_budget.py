@@ -103,6 +103,24 @@ def test_exactly_k_in_every_mode(shared, batch, k):
         assert ((rates > 0) & (rates < 1)).any()
 
 
+@pytest.mark.parametrize("k", [0, 2, 6])
+def test_single_images_are_decided_as_in_a_batch(shared, k):
+    """Without an operator, which only some gates may need: both ways go on with what is left."""
+    blocks = list(gated_blocks(shared).values())
+    with torch.no_grad(), use_budget(shared, fit_budget(shared, [images(24, 2)], k)):
+        for x in images(12, 3).split(1):
+            y = shared(x)
+            opened = [block.last_executed for block in blocks]
+            with record_gates(shared) as record:
+                expected = shared(x)
+            assert opened == [int(z) for z in record.z]
+            assert sum(opened) == k
+            assert torch.equal(y, expected)
+            called = blocks[3].gate.register_forward_hook(lambda *args: None)
+            assert torch.equal(shared(x), expected)
+            called.remove()
+
+
 def test_gathered_images_are_those_of_the_budget():
     """Where every number of rows is allowed, as many rows run as gates are open."""
     model, x = network(), images(32)
