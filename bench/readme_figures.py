@@ -75,7 +75,7 @@ STREAM = {
     "kept_averaging": "weights averaged, 30 % of those before",
     "kept_distillation": "held to its old outputs",
     "kept_replay": "1,600 old pictures mixed in",
-    "kept_together": "early layers frozen, old outputs, old pictures",
+    "kept_together": "early layers frozen, old outputs, old pictures, averaged weights",
     "kept_together_last": "these, with all frozen but the last stage",
     "retrained": "trained from scratch on everything",
 }

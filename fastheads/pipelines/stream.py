@@ -15,7 +15,7 @@ from torch import nn
 from fastheads.data.stream import load_stream
 from fastheads.pipelines.network_file import write_network
 from fastheads.pipelines.run_folder import fingerprint, mean_and_std, write_config, write_json
-from fastheads.pipelines.stream_analysis import analyse, best_row, costs
+from fastheads.pipelines.stream_analysis import analyse, best_row, costs, ways
 from fastheads.pipelines.stream_config import Run, StreamConfig
 from fastheads.pipelines.stream_rows import add_rows
 from fastheads.report import print_results, write_report
@@ -47,7 +47,7 @@ def stream_run(config: StreamConfig) -> StreamResult:
     bases, updates, arriving = add_rows(run)
     metrics = summarise(run)
     command = f"fastheads stream --config {shlex.quote(str(folder / 'config.yaml'))}"
-    best = best_row(metrics, [config.kept, *(row for row in updates if row.startswith("kept_"))])
+    best = best_row(metrics, ways(config.kept, updates))
     analyse(run, metrics, best, bases, updates, arriving, command)
     write_json(folder / "metrics.json", metrics)
     network = updates[best].run().network

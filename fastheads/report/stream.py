@@ -13,6 +13,7 @@ from fastheads.report.rows import percent, row_for
 from fastheads.report.run import Run
 from fastheads.report.stream_findings import accuracy_findings, headline, stream_findings
 from fastheads.report.stream_guard_findings import (
+    beside_retraining,
     guard_findings,
     retraining_ratio,
     time_findings,
@@ -117,11 +118,12 @@ def _tiles(
     ]  # fmt: skip
     if "streamed_all" in row:
         before = row.get("before_all", own.get("before_all"))
-        beside = f"before {percent(before['mean'])} %" if before else guard
+        note = f"before {percent(before['mean'])} %" if before else guard
         shown.append(("all their labels in the best 5", f"{percent(row['streamed_all']['mean'])} %",
-                      beside))  # fmt: skip
-    if found := retraining_ratio(rows, analysis, best):
-        shown.append(("retraining takes", times(found), "as long as learning the stream"))
+                      note))  # fmt: skip
+    beside = beside_retraining(analysis, best)
+    if beside and (found := retraining_ratio(rows, analysis, beside)):
+        shown.append(("retraining takes", times(found), f"as long as “{row_for(beside).short}”"))
     return tile_list(shown)
 
 

@@ -79,7 +79,7 @@ def time_findings(
 ) -> list[Finding]:
     """The paper's statements on time (section 8.3), and on retraining (8.4)."""
     return [
-        _retraining(rows, analysis, best),
+        _retraining(rows, analysis, beside_retraining(analysis, best)),
         _ratio("An epoch on streamed pictures takes at least 8 times less than one on base "
                "pictures", "403.7 against 20.9 s (table 5), 8 times with validation",
                rows, (kept, "base_epoch_seconds"), (kept, "stream_epoch_seconds"), _EPOCH),
@@ -122,10 +122,15 @@ def seconds(metric: Mapping[str, Any]) -> str:
     return f"{metric['mean']:,.{2 if metric['mean'] < 100 else 0}f}"
 
 
+def beside_retraining(analysis: Mapping[str, Any], best: str | None) -> str | None:
+    """The row that retraining is compared with: the quickest that keeps the base accuracy."""
+    return (analysis.get("retraining") or {}).get("beside", best)
+
+
 def retraining_ratio(
     rows: Mapping[str, Any], analysis: Mapping[str, Any], best: str | None
 ) -> Mapping[str, Any] | None:
-    """How many times longer retraining takes than the best row's learning of the stream."""
+    """How many times longer retraining takes than a row's learning of the stream."""
     given = (analysis.get("retraining") or {}).get("ratio")
     if given:
         return given

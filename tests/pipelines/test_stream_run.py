@@ -13,7 +13,7 @@ from fastheads.data.stream import StreamDataConfig, load_stream
 from fastheads.pipelines.guards import GuardsConfig
 from fastheads.pipelines.network_file import load_network
 from fastheads.pipelines.stream import stream_run
-from fastheads.pipelines.stream_analysis import best_row
+from fastheads.pipelines.stream_analysis import best_row, quickest_row
 from fastheads.pipelines.stream_config import StreamConfig
 from fastheads.pipelines.stream_measures import measure
 from fastheads.pipelines.stream_networks import ROWS, NetworksConfig
@@ -118,6 +118,19 @@ def test_best_row_learns_most_of_those_that_keep_the_base_accuracy():
     assert best_row(metrics, ["a", "b", "c"]) == "b"  # a loses 30 points, c learns less
     metrics["d"] = row(0.9, 0.7, 0.2)
     assert best_row(metrics, ["a", "d"]) == "d"  # loses least
+
+
+def test_quickest_row_keeps_the_base_accuracy():
+    def row(original, seconds):
+        means = {
+            "held_base_top5": 0.9, "held_original_top5": original, "held_streamed_all": original,
+            "stream_seconds": seconds,
+        }  # fmt: skip
+        return {name: {"mean": value} for name, value in means.items()}
+
+    metrics = {"a": row(0.5, 1.0), "b": row(0.88, 3.0), "c": row(0.92, 5.0)}
+    assert quickest_row(metrics, ["a", "b", "c"]) == "b"
+    assert quickest_row({"a": row(0.5, 1.0), "d": row(0.6, 9.0)}, ["a", "d"]) == "d"  # the best
 
 
 @pytest.mark.parametrize("row", ROWS)

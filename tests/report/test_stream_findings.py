@@ -225,6 +225,16 @@ def test_the_ratio_of_the_analysis_comes_first() -> None:
     assert retraining_ratio({}, {}, KEPT) is None
 
 
+def test_retraining_is_beside_the_quickest_that_keeps() -> None:
+    rows = {KEPT: network(0.9, 0.2, 0.7, 0.005) | {"stream_seconds": metric(10, 0.0)},
+            "kept_replay": network(0.9, 0.89, 0.7, 0.005) | {"stream_seconds": metric(30, 0.0)},
+            "retrained": network(0.9, 0.88, 0.71) | {"base_seconds": metric(360, 1.0)}}  # fmt: skip
+    given = {"retraining": {"beside": "kept_replay"}}
+    found = time_findings(with_changes(rows), given, KEPT, KEPT)[RETRAINING]
+    assert found.verdict == "agrees"
+    assert found.ours.startswith("It takes 12.0 ± 0.0× as long. Against it “replay” has")
+
+
 def test_times_of_epochs() -> None:
     def verdicts(base: float, stream: float, resnet: float, four: float) -> list[str]:
         rows = {"senet": {"base_epoch_seconds": metric(base, 0.1),
