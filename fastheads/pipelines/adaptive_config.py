@@ -52,7 +52,7 @@ class AdaptiveConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
     start: Literal["plain", "new"] = "plain"
-    targets: tuple[float, ...] = (0.4, 0.5, 0.6, 0.65, 0.7, 0.8, 0.9)
+    targets: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     kept: float = 0.6
     others: tuple[Other, ...] = (
         "plain_continued",
