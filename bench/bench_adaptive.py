@@ -3,8 +3,9 @@
 Of 16 blocks 10.8 run for an image on average: those that change the size and the last one always,
 the others as drawn for each image. The gates run, and their decisions are replaced; for a batch of
 one ours are led to decide so. Such a batch goes over several images in turn, which differ in their
-blocks. All are checked against the same network in float64. Besides the table: how much of the
-saved multiply-adds is saved time.
+blocks; beside it the same blocks without gates, as if decisions were known before: the bound. All are
+checked against the same network in float64. Besides the table: how much of the saved multiply-adds
+is saved time.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .bench_model import enliven, relative_error
 from .harness import OURS, Case, Row, line_ups, parser, run
 
 PLAIN, MASKED, SKIP, COMPILED = "plain", "masked", "if, batch of one", "compiled plain"
+BOUND = f"{OURS} without gates"  # no peer
 EXECUTED = 10.8  # blocks an image
 SINGLE = 8  # images, each a batch of one
 CHECKED = 2  # images
@@ -96,6 +98,14 @@ class Skipped(Multiplied):
 
     def forward(self, x: Tensor) -> Tensor:
         z, _ = self.gate(x)
+        return self.branch(x).add_(x).relu_() if z.item() else x
+
+
+class Known(Multiplied):
+    """One image and no gate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.gate.turns.take(len(x))
         return self.branch(x).add_(x).relu_() if z.item() else x
 
 
@@ -177,6 +187,7 @@ def case(
     }
     if batch == 1:
         networks[SKIP] = gated(network, z, always_on, Skipped)
+        networks[BOUND] = gated(network, z, always_on, Known)
     else:
         calibrate(networks[OURS], x, batch)
     if compiled:
@@ -207,7 +218,7 @@ def saved(rows: Sequence[Row]) -> Iterator[str]:
     for (_, _, shape, _), case_rows in line_ups(rows).items():
         time = {row["provider"]: float(row["median_us"]) for row in case_rows}
         macs = 1 - float(shape.split()[-3].rstrip("%")) / 100
-        for name in (OURS, MASKED, SKIP):
+        for name in (OURS, MASKED, SKIP, BOUND):
             if name in time:
                 gain = 1 - time[name] / time[PLAIN]
                 yield f"{shape}: {name} saves {gain:.1%} of time, {gain / macs:.0%} of {macs:.1%}"

@@ -42,7 +42,7 @@ def test_a_gate_runs_and_decides_as_given():
 def test_contestants_are_one_network(network, batch):
     """Eq. 5.3, whoever computes it."""
     z, x = bench.decisions(4, 2, 1.0), torch.randn(4, 3, 8, 8)
-    forms = [None, bench.Multiplied, *([bench.Skipped] if batch == 1 else [])]
+    forms = [None, bench.Multiplied, *([bench.Skipped, bench.Known] if batch == 1 else [])]
     results = [
         bench.in_turns(bench.gated(network, z, ALWAYS_ON, form), x.clone(), batch)()
         for form in forms
