@@ -3,7 +3,7 @@
 Of 16 blocks 10.8 run for an image on average: those that change the size and the last one always,
 the others as drawn for each image. The gates run, and their decisions are replaced; for a batch of
 one ours are led to decide so. Such a batch goes over several images in turn, which differ in their
-blocks; beside it the same blocks without gates, as if decisions were known before: the bound. All are
+blocks; beside it the same blocks without gates, as if all was decided before: the bound. All are
 checked against the same network in float64. Besides the table: how much of the saved multiply-adds
 is saved time.
 """
