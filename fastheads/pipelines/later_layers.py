@@ -36,7 +36,7 @@ class LaterLayers(nn.Module):
     """
 
     def __init__(self, network: nn.Module, loss: Loss, guards: GuardsConfig) -> None:
-        """Takes a network in eval mode.
+        """Copies what is to stay as it was.
 
         Raises:
             ValueError: if ``guards.freeze`` does not name first layers of a chain of layers.
@@ -47,7 +47,8 @@ class LaterLayers(nn.Module):
         before = copy.deepcopy(self.layers).requires_grad_(False)
         self.classifier = before[-1]
         self._before = (first, before[:-1])  # no children: neither trained nor in checkpoints
-        self._shape = torch.Size()  # of the features of one picture, channels last
+        # Of the features of one picture, channels last, and of what the classifier reads of them.
+        self._shapes = torch.Size(), torch.Size()
 
     def train(self, mode: bool = True) -> LaterLayers:
         """Leaves the classifier before as it predicts."""
@@ -60,20 +61,19 @@ class LaterLayers(nn.Module):
         """``[N, ...]``, as the network takes them, to rows ``[N, length]``."""
         first, rest = (layers.eval().to(images.device) for layers in self._before)
         features = first(images)
-        rows = features.movedim(1, -1)
-        self._shape = rows.shape[1:]
-        if not self.weight:
-            return rows.flatten(1)
-        return torch.cat([rows.flatten(1), rest(features).flatten(1)], 1)
+        parts = [features.movedim(1, -1), rest(features) if self.weight else features[:, :0]]
+        self._shapes = parts[0].shape[1:], parts[1].shape[1:]
+        return torch.cat([part.flatten(1) for part in parts], 1)
 
     def forward(self, rows: Tensor, targets: SparseTargets) -> Tensor:
-        features, hidden = rows.tensor_split([math.prod(self._shape)], 1)
-        features = features.unflatten(1, self._shape).movedim(-1, 1)
+        shape, hidden_shape = self._shapes
+        features, hidden = rows.tensor_split([math.prod(shape)], 1)
+        features = features.unflatten(1, shape).movedim(-1, 1)
         logits = self.layers(channels_last(features) if features.ndim == 4 else features)
         value = self.loss(logits, targets)
         if not self.weight:
             return value
-        before = self.classifier(hidden)
+        before = self.classifier(hidden.unflatten(1, hidden_shape))
         return value + self.weight * distillation_loss(logits, before, targets)
 
 
