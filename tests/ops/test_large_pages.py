@@ -1,0 +1,45 @@
+"""Large results on the CPU lie in large pages, where the system gives them to those who ask."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastheads.ops import gated_residual, squeeze_excite
+from fastheads.ops.squeeze_excite import squeeze_excite_reference
+
+ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def in_large_pages(tensor: torch.Tensor) -> int:
+    """Bytes of the mapping around the tensor's memory that are in large pages."""
+    address, here = tensor.data_ptr() + tensor.nbytes // 2, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if "-" in first:
+            begin, end = (int(number, 16) for number in first.split("-"))
+            here = begin <= address < end
+        elif here and first == "AnonHugePages:":
+            return int(line.split()[1]) * 1024
+    raise AssertionError("the tensor lies in no mapping")
+
+
+@pytest.mark.skipif(
+    not ENABLED.exists() or "[never]" in ENABLED.read_text(), reason="no large pages here"
+)
+def test_large_results_lie_in_large_pages():
+    x = torch.randn(16, 256, 56, 56)
+    y = gated_residual(x, x, torch.ones(16))
+    assert in_large_pages(y) > y.nbytes // 2
+    torch.testing.assert_close(y, 2 * x)
+
+
+def test_results_about_the_limit_are_right():
+    """One image more, and the memory is asked for in another way."""
+    torch.manual_seed(0)
+    weights = (torch.randn(4, 64, 1, 1), torch.randn(4), torch.randn(64, 4, 1, 1), torch.randn(64))
+    for count in (10, 11):  # 32 MiB are 10.4 images
+        x = torch.randn(count, 64, 112, 112)
+        torch.testing.assert_close(
+            squeeze_excite(x, *weights), squeeze_excite_reference(x, *weights)
+        )
