@@ -58,7 +58,10 @@ def test_networks_take_turns_on_the_same_batches(clock):
         for name in "abc"
     }
     latency(networks, IMAGES, (2,), calls=20)
-    timed = turns[-3 * 20 :]
+    both = turns[-2 * 3 * 20 :]  # each timed call follows one of the same network
+    untimed, timed = both[::2], both[1::2]
+    assert [name for name, _ in untimed] == [name for name, _ in timed]
+    assert untimed[3:6] == [(name, timed[0][1]) for name, _ in timed[3:6]]  # of the batch before
     rounds = [timed[start : start + 3] for start in range(0, len(timed), 3)]
     for each in rounds:
         assert {name for name, _ in each} == set("abc")
@@ -70,7 +73,7 @@ def test_networks_take_turns_on_the_same_batches(clock):
 def test_batches_of_one_go_over_different_images(clock):
     calls = []
     latency({"a": taking(clock, lambda batch: 0.001, calls)}, IMAGES, (1,), calls=10)
-    timed = [image for (image,) in calls[-10:]]
+    timed = [image for (image,) in calls[-2 * 10 :][1::2]]
     assert len(set(timed)) == 10 and min(timed) == 0 and max(timed) == 39
 
 
@@ -90,7 +93,7 @@ def test_warm_up_is_not_timed(clock):
 def test_slow_networks_are_called_five_times(clock):
     calls = []
     latency({"a": taking(clock, lambda batch: 10.0, calls)}, IMAGES[:3], (1,), seconds=1)
-    assert len(calls) == 3 + 5
+    assert len(calls) == 3 + 2 * 5
 
 
 def gated(width: int = 4) -> GatedResidual:
@@ -115,8 +118,8 @@ def test_no_gradients_and_gated_blocks_are_calibrated_before():
     images = torch.zeros(48, 4, 6, 6)
     images[32:, 0] = torch.arange(16.0)[:, None, None] % 2
     latency({"a": block}, images, (1, 16), calls=6)
-    assert seen[: 2 * 6] == [(True, 0)] * 2 * 6  # one image needs no calibration
-    assert seen[2 * 6 :] == [(True, 1)] * (1 + 3 + 6)
+    assert seen[: 3 * 6] == [(True, 0)] * 3 * 6  # one image needs no calibration
+    assert seen[3 * 6 :] == [(True, 1)] * (1 + 3 + 2 * 6)
 
 
 def test_blocks_of_one_kind_choose_alike():
