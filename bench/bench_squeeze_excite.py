@@ -6,7 +6,7 @@ gradients of x and residual. A convolution before hands over x, so caches are co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ OTHERS = [
     (672, 14, 28, "silu", "sigmoid"),
     (64, 56, 16, "relu", "hard_sigmoid"),
 ]
+BATCHES = (1, 8, 32)
 INNER = {"relu": nn.ReLU, "silu": nn.SiLU}
 GATE = {"sigmoid": nn.Sigmoid, "hard_sigmoid": nn.Hardsigmoid}
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
@@ -119,27 +120,30 @@ def case(
     )
 
 
-def cases(device: torch.device, quick: bool) -> Iterator[Case]:
+def cases(device: torch.device, quick: bool, batches: Sequence[int] = BATCHES) -> Iterator[Case]:
     stages = [(*stage, "relu", "sigmoid") for stage in RESNET]
     both = (torch.contiguous_format, torch.channels_last)
     for backward in (False, True):
         for dtype in (torch.float32, torch.bfloat16):
             for layout in both:
-                for batch in (8,) if quick else (1, 8, 32):
+                for batch in (8,) if quick else batches:
                     for stage in stages[::3] if quick else stages:
                         yield case(batch, stage, dtype, layout, device, backward=backward)
-                for stage in [] if quick else OTHERS:
+                for stage in OTHERS if 8 in batches and not quick else ():
                     yield case(8, stage, dtype, layout, device, backward=backward)
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parser("Squeeze-excitation with residual and ReLU against its peers.").parse_args(
-        argv
+    form = parser("Squeeze-excitation with residual and ReLU against its peers.")
+    form.add_argument(
+        "--batches", type=int, nargs="+", default=BATCHES, help="default: 1 8 32, and 8 of others"
     )
+    options = form.parse_args(argv)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)
-    run(cases(device, options.quick), options.out, device=device, quick=options.quick)
+    every = cases(device, options.quick, options.batches)
+    run(every, options.out, device=device, quick=options.quick)
 
 
 if __name__ == "__main__":
