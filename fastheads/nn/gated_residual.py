@@ -111,6 +111,8 @@ class GatedResidual(nn.Module):
         """
         decided, probability = z is None, z
         own = self.__dict__  # attributes of modules take longer, which a batch of one feels
+        # Always taken off: x may be written over here, and be what this block returns.
+        known = x if torch.compiler.is_compiling() else _known_means(x)
         if z is None and not (return_gate or own["training"] or own["mode"] == "dense"):
             gate = own["_modules"]["gate"]
             if type(gate) is Gate and (number := gate.decide_one(x)) is not None:
@@ -120,7 +122,7 @@ class GatedResidual(nn.Module):
             gate = self.gate
             decided = not (self.training or gate.training or torch.is_grad_enabled())
             if decided and _is_plain(gate):
-                z, probability, means = gate.decide(_known_means(x), generator)
+                z, probability, means = gate.decide(known, generator)
             else:
                 z, probability = gate(x, generator=generator)
         infers = decided and self.mode != "dense"

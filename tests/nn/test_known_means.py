@@ -94,6 +94,23 @@ def test_hooks_of_a_gate_see_it():
     assert torch.equal(y, run(nn.Sequential(blocks[0], blocks[2]), x)[0])
 
 
+@pytest.mark.parametrize("way", ["hook", "given"])
+def test_written_over_without_a_version(way):
+    """In inference mode, in place, by a block that does not ask for the means."""
+    x = features(SOME, 8, 5, torch.float32)
+    blocks = chain(inplace=True)
+    for block in blocks:
+        accept_all(block, x)
+    blocks[1].gate.register_forward_hook(lambda gate, args, out: None)
+    z = torch.ones(7) if way == "given" else None
+
+    with torch.inference_mode(), Pooled() as pooled:
+        y = blocks[1](blocks[0](x.clone()), z)
+        assert not hasattr(y, "channel_means")
+        blocks[2](y)
+    assert pooled.dims[0] == pooled.dims[-1] == 4
+
+
 def test_used_once():
     """A second reader of the same features, which may be others by then, pools them."""
     x = features(SOME, 8, 5, torch.float32)
