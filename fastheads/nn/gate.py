@@ -95,20 +95,12 @@ class Gate(nn.Module):
         if norm is not None and norm.training:
             # Statistics of a batch cannot be taken in; on normalised units the operator has a first
             # layer that does nothing.
-            x, weight, bias, running = self._normalized(x), self.identity, None, {}
+            x, weight, bias, running = self._normalized(x), self.identity, None, ()
         else:
             weight, bias, running = fc1.weight, fc1.bias, _running(norm)
-        return gate_with_means(
-            x,
-            weight,
-            bias,
-            fc2.weight,
-            fc2.bias,
-            noise=noise,
-            temperature=self.temperature,
-            soft=self.soft and self.training,
-            **running,
-        )
+        soft = self.soft and self.training
+        layers = (weight, bias, fc2.weight, fc2.bias)
+        return gate_with_means(x, *layers, noise, self.temperature, soft, *running)
 
     def decide_one(self, x: Tensor) -> float | None:
         """``z`` of a batch of one as a number, in evaluation: the bits of a call, NaN included.
@@ -173,15 +165,10 @@ def _unwatched(x: Tensor) -> bool:
     )
 
 
-def _running(norm: nn.Module | None) -> dict[str, Any]:
+def _running(norm: nn.Module | None) -> tuple[Any, ...]:
     """What the operator takes of a norm; its dictionaries, as attributes take microseconds."""
     if norm is None:
-        return {}
-    buffers, parameters = norm._buffers, norm._parameters
-    return {
-        "running_mean": buffers["running_mean"],
-        "running_var": buffers["running_var"],
-        "norm_weight": parameters["weight"],
-        "norm_bias": parameters["bias"],
-        "eps": norm.eps,
-    }
+        return ()
+    statistics, affine = norm._buffers, norm._parameters
+    norm_inputs = (statistics["running_mean"], statistics["running_var"])
+    return *norm_inputs, affine["weight"], affine["bias"], norm.eps

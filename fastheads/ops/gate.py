@@ -118,25 +118,9 @@ def gate(
     return z, probability
 
 
-def gate_with_means(
-    x: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    noise: Tensor | None = None,
-    temperature: float = 1.0,
-    soft: bool = False,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    norm_bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`gate`, and the means of eq. 5.4, ``[N, C]``, in the dtype of ``z``."""
-    op = torch.ops.fastheads.gate.default
-    norm = (running_mean, running_var, norm_weight, norm_bias, eps)
-    return call(op, x, weight1, bias1, weight2, bias2, noise, temperature, soft, *norm)
+def gate_with_means(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`gate` of all its inputs in their order, and the means of eq. 5.4, ``[N, C]``."""
+    return call(torch.ops.fastheads.gate.default, *inputs)
 
 
 def active_samples(z: Tensor) -> tuple[Tensor, Tensor]:
