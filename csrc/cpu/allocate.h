@@ -14,13 +14,15 @@
 
 namespace fastheads {
 
-// malloc maps blocks of this size anew each time: in small pages, to touch them first takes ten
-// times as long as an operator takes to fill them.
-constexpr int64_t kMappedAnew = int64_t{32} << 20;
+// malloc takes blocks of this size from the system anew, above 32 MiB always, below where the end
+// of its heap has been given back: in small pages, to touch them first takes ten times as long as
+// an operator takes to fill them.
+constexpr int64_t kTakenAnew = int64_t{4} << 20;
 
-// Asks for large pages where memory has not been touched yet. Only a hint.
-inline void use_large_pages(void* data, int64_t bytes) {
+// Only a hint; pages that have been touched stay as they are.
+inline void ask_for_large_pages(void* data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (bytes < kTakenAnew) return;
   constexpr uintptr_t kLargePage = uintptr_t{2} << 20;
   const auto start = reinterpret_cast<uintptr_t>(data);
   const uintptr_t begin = (start + kLargePage - 1) / kLargePage * kLargePage;
@@ -37,7 +39,7 @@ inline Tensor empty_strided(int64_t dims, const int64_t* sizes, const int64_t* s
       aoti_torch_empty_strided(dims, sizes, strides, type, aoti_torch_device_type_cpu(), 0, &made));
   Tensor tensor(made);
   const int64_t bytes = tensor.numel() * static_cast<int64_t>(tensor.element_size());
-  if (bytes >= kMappedAnew) use_large_pages(tensor.mutable_data_ptr(), bytes);
+  ask_for_large_pages(tensor.mutable_data_ptr(), bytes);
   return tensor;
 }
 

@@ -90,16 +90,19 @@ void write(T* p, V v, Some part) {
 #endif
 }
 
-// To an aligned address, without reading what is there into the caches. Other threads see it after
-// finish_writes().
-inline void write_past_caches(float* p, Vector<float> v) {
-#if defined(__AVX512F__)
-  _mm512_stream_ps(p, v);
-#elif defined(__AVX2__)
-  _mm256_stream_ps(p, v);
-#else
-  write(p, v, All{});
+// To an address aligned to the vector, without reading what is there into the caches. Other threads
+// see it after finish_writes().
+template <typename T, typename V>
+void write_past_caches(T* p, V v) {
+  static_assert(sizeof(V) == kVectorBytes || 2 * sizeof(V) == kVectorBytes);
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 16) return _mm_stream_si128((__m128i*)p, (__m128i)v);
+  if constexpr (sizeof(V) == 32) return _mm256_stream_si256((__m256i*)p, (__m256i)v);
 #endif
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#endif
+  write(p, v, All{});
 }
 
 inline void finish_writes() {
@@ -125,6 +128,7 @@ struct Float {  // float32 and float64: stored as they are summed
   static Vector<T> load(const T* p, Part part) {
     return read<Vector<T>>(p, part);
   }
+  static Vector<T> pack(Vector<T> v) { return v; }
   template <class Part>
   static void store(T* p, Vector<T> v, Part part) {
     write(p, v, part);
@@ -166,11 +170,14 @@ struct BFloat16 {
     return (Vector<float>)(widen(read<HalfWord>(p, part)) << 16);
   }
   // To the nearest, ties to even; NaN stays NaN.
-  template <class Part>
-  static void store(uint16_t* p, Vector<float> v, Part part) {
+  static HalfWord pack(Vector<float> v) {
     const Word bits = (Word)v, rounded = bits + 0x7fff + (bits >> 16 & 1);
     const Word kept = v == v ? rounded : bits | 0x400000;
-    write(p, narrow(kept >> 16), part);
+    return narrow(kept >> 16);
+  }
+  template <class Part>
+  static void store(uint16_t* p, Vector<float> v, Part part) {
+    write(p, pack(v), part);
   }
 };
 
@@ -192,12 +199,11 @@ struct Float16 {
     return (Vector<float>)((magnitude < 0x7c00 ? number : special) | (bits & 0x8000) << 16);
 #endif
   }
-  template <class Part>
-  static void store(uint16_t* p, Vector<float> v, Part part) {
+  static HalfWord pack(Vector<float> v) {
 #if defined(__AVX512F__)
-    write(p, (HalfWord)_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT), part);
+    return (HalfWord)_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__AVX2__)
-    write(p, (HalfWord)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT), part);
+    return (HalfWord)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
 #else
     const Word bits = (Word)v, magnitude = bits & 0x7fffffff;
     const Word normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
@@ -206,8 +212,12 @@ struct Float16 {
     Word half = magnitude < (113u << 23) ? subnormal : normal;
     half = magnitude < (143u << 23) ? half : Word{} + 0x7c00;
     half = magnitude <= 0x7f800000 ? half : Word{} + 0x7e00;
-    write(p, narrow(half | (bits >> 16 & 0x8000)), part);
+    return narrow(half | (bits >> 16 & 0x8000));
 #endif
+  }
+  template <class Part>
+  static void store(uint16_t* p, Vector<float> v, Part part) {
+    write(p, pack(v), part);
   }
 };
 

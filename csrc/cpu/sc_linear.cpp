@@ -63,7 +63,7 @@ void forward(const ScLinearShape& shape, const Tensor& x, const Tensor& weight,
 Tensor sc_linear(const Tensor& x, const Tensor& weight, const MaybeTensor& bias,
                  const MaybeTensor& generic, const std::optional<Offsets>& in, const Offsets& out) {
   const auto shape = check_sc_linear(x, weight, bias, generic, in, out);
-  Tensor y = new_output(x, {shape.batch, shape.outputs()});
+  Tensor y = empty<2>({shape.batch, shape.outputs()}, x.scalar_type());
   forward(shape, dense_rows(x), as_contiguous(weight), contiguous(bias), with_dense_rows(generic),
           y, false);
   return y;

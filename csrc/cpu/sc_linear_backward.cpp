@@ -98,8 +98,8 @@ struct Parts {
     }
     runs.push_back(segments.size());
     const int64_t shared = of_generic ? (runs.size() - 1) * rows * in.shape.generic : 0;
-    own = new_output(like, {begins.back()}, sum_dtype(like));
-    generic = new_output(like, {shared}, sum_dtype(like));
+    own = empty<1>({begins.back()}, sum_dtype(like));
+    generic = empty<1>({shared}, sum_dtype(like));
   }
 };
 
@@ -189,18 +189,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sc_linear_backward(
   check_sc_output("grad", grad_, shape, x_);
   const Tensor grad = dense_rows(grad_), x = dense_rows(x_), weight = as_contiguous(weight_);
   const MaybeTensor generic = with_dense_rows(generic_);
-  const auto make = [&](bool wanted, std::vector<int64_t> size, bool zeros) {
-    if (!wanted) size = {0};
-    return zeros ? torch::stable::new_zeros(x, size) : new_output(x, size);
+  const auto make = [&]<size_t dims>(bool wanted, std::array<int64_t, dims> size, bool zeros) {
+    if (!wanted) return empty<1>({0}, x.scalar_type());
+    return zeros ? torch::stable::new_zeros(x, std::vector<int64_t>(size.begin(), size.end()))
+                 : empty(size, x.scalar_type());
   };
-  const bool empty = shape.batch == 0 || shape.outputs() == 0;
-  bool gaps = empty;  // columns of x that no label reads
+  const bool nothing = shape.batch == 0 || shape.outputs() == 0;
+  bool gaps = nothing;  // columns of x that no label reads
   for (int64_t g = 0; g < shape.groups(); ++g) gaps |= shape.labels(g) == 0;
-  Tensor grad_x = make(needed[0], {shape.batch, x.size(1)}, gaps);
-  Tensor grad_w = make(needed[1], {weight.size(0)}, empty);
-  Tensor grad_bias = make(needed[2], {shape.outputs()}, empty);
-  Tensor grad_generic = make(needed[3], {shape.batch, shape.generic}, empty);
-  if (empty) return {grad_x, grad_w, grad_bias, grad_generic};
+  Tensor grad_x = make(needed[0], std::array{shape.batch, x.size(1)}, gaps);
+  Tensor grad_w = make(needed[1], std::array{weight.size(0)}, nothing);
+  Tensor grad_bias = make(needed[2], std::array{shape.outputs()}, nothing);
+  Tensor grad_generic = make(needed[3], std::array{shape.batch, shape.generic}, nothing);
+  if (nothing) return {grad_x, grad_w, grad_bias, grad_generic};
   const ScInputs in(shape, x, weight, generic);
   const ScGrad g{static_cast<const char*>(grad.const_data_ptr()), row_stride(grad)};
   const bool of_generic = needed[3] && shape.generic > 0;

@@ -1,14 +1,11 @@
 // How the products of sc_linear are shared out over threads and packed for them.
 #pragma once
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <atomic>
 #include <memory>
 
 #include "../sc_linear.h"
+#include "allocate.h"
 #include "dispatch.h"
 #include "sc_linear_rows.h"
 
@@ -35,21 +32,6 @@ inline MaybeTensor contiguous(const MaybeTensor& tensor) {
 
 inline MaybeTensor with_dense_rows(const MaybeTensor& tensor) {
   return tensor ? MaybeTensor(dense_rows(*tensor)) : tensor;
-}
-
-// An uninitialised result. Fresh memory comes page by page, which costs more than the product where
-// the batch is small: large results ask for huge pages.
-inline Tensor new_output(const Tensor& like, std::vector<int64_t> size,
-                         std::optional<ScalarType> dtype = std::nullopt) {
-  Tensor output = torch::stable::new_empty(like, size, dtype);
-#ifdef __linux__
-  constexpr uintptr_t kHuge = 2 << 20;
-  const auto begin = reinterpret_cast<uintptr_t>(output.mutable_data_ptr());
-  const uintptr_t end = begin + output.numel() * output.element_size();
-  const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge, last = end / kHuge * kHuge;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-  return output;
 }
 
 constexpr int64_t kLine = 64, kBlockBytes = 288 << 10;  // a third of a usual L2 cache

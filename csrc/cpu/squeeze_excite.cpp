@@ -30,8 +30,8 @@ Activation activation_of(Gate gate) {
 // Whether y does better not to pass through the caches, and has whole vectors, aligned, throughout.
 bool streams(const MapShape& map, const Tensor& x, const Tensor& y) {
   constexpr int64_t kLine = 64, kFloats = kLine / sizeof(float);
-  if (x.const_data_ptr() == y.const_data_ptr() || y.scalar_type() != ScalarType::Float ||
-      y.numel() * int64_t(sizeof(float)) < kStreamBytes) {
+  if (x.const_data_ptr() == y.const_data_ptr() ||
+      y.numel() * int64_t(y.element_size()) < kStreamBytes) {
     return false;
   }
   const bool whole = map.channels_last

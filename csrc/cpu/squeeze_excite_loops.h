@@ -112,8 +112,8 @@ struct Loops {
         V v = a * F::load(x + row, part) + b;
         if constexpr (has_residual()) v += F::load(residual + row, part);
         if constexpr (relu()) v = v < 0 ? V{} : v;
-        if constexpr (std::is_same_v<F, Float32> && std::is_same_v<decltype(part), All>) {
-          if (stream) return write_past_caches(y + row, v);
+        if constexpr (std::is_same_v<decltype(part), All>) {
+          if (stream) return write_past_caches(y + row, F::pack(v));
         }
         F::store(y + row, v, part);
       });

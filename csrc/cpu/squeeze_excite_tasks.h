@@ -38,11 +38,21 @@ ExciteKernels<sum_t> kernels_for(const Tensor& x, const Tensor& weight) {
   }
 }
 
+template <typename half_t>
+void widen(const Tensor& from, Tensor& to) {
+  const auto* values = static_cast<const half_t*>(from.const_data_ptr());
+  std::copy_n(values, from.numel(), to.mutable_data_ptr<float>());
+}
+
+// Not by an operator of PyTorch: with cold caches two of them are a tenth of ours on one sample.
 std::optional<Tensor> as_sums(const std::optional<Tensor>& vector, const Tensor& x) {
   if (!vector) return std::nullopt;
-  const auto dtype = sum_dtype(x);
-  return as_contiguous(vector->scalar_type() == dtype ? *vector
-                                                      : torch::stable::to(*vector, dtype));
+  const Tensor given = as_contiguous(*vector);
+  if (given.scalar_type() == sum_dtype(x)) return given;
+  Tensor sums = empty<1>({given.numel()}, ScalarType::Float);
+  given.scalar_type() == ScalarType::Half ? widen<torch::headeronly::Half>(given, sums)
+                                          : widen<torch::headeronly::BFloat16>(given, sums);
+  return sums;
 }
 
 template <typename T>
@@ -73,47 +83,56 @@ struct Steps {
   Excite excite;  // (tile)
 };
 
-// Takes the steps for all samples; sample_bytes are what excite finds in the cache.
+// Takes the steps for some samples with all threads, which share each sample: blocks of pixels if
+// channels-last, channels in whole kilobytes else.
 template <class Steps>
-void run(const MapShape& maps, int64_t samples, int64_t hidden, int64_t sample_bytes, Steps steps) {
-  const int64_t threads = torch::stable::get_num_threads();
-  if (threads == 1 || samples >= 2 * threads) {
-    const int64_t group = std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, sample_bytes));
-    return parallel_for(0, samples, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; n += group) {
-        const Tile tile{{n, std::min(n + group, end)}, {0, maps.channels}, {0, maps.blocks}};
-        steps.pool(tile);
-        steps.finish(tile.samples);
-        steps.hidden(tile.samples, Range{0, hidden});
-        steps.gates(tile.samples, tile.channels);
-        steps.excite(tile);
-      }
-    });
-  }
-  // Too few samples for all threads, which share each: blocks of pixels if channels-last, channels
-  // in whole kilobytes else.
+void run_shared(const MapShape& maps, Range samples, int64_t hidden, int64_t sample_bytes,
+                const Steps& steps) {
   const int64_t width = maps.channels_last ? kWideChannels : kChannels;
-  const int64_t columns = (maps.channels + width - 1) / width;
+  const int64_t columns = (maps.channels + width - 1) / width, count = samples.end - samples.begin;
   const int64_t tile_bytes = sample_bytes / std::max<int64_t>(1, columns * maps.blocks);
   const auto for_tiles = [&](auto step) {
-    parallel_for(0, samples * maps.blocks * columns, 1 + kGrainBytes / (tile_bytes + 1),
+    parallel_for(0, count * maps.blocks * columns, 1 + kGrainBytes / (tile_bytes + 1),
                  [&](int64_t begin, int64_t end) {
                    for (int64_t i = begin; i < end; ++i) {
                      const int64_t c = i % columns * width, row = i / columns;
-                     const int64_t n = row / maps.blocks, b = row % maps.blocks;
+                     const int64_t n = samples.begin + row / maps.blocks, b = row % maps.blocks;
                      step(Tile{{n, n + 1}, {c, std::min(c + width, maps.channels)}, {b, b + 1}});
                    }
                  });
   };
   const auto for_units = [&](int64_t units, int64_t macs, auto step) {
-    parallel_for(0, units, 1 + kGrainMacs / (samples * macs + 1),
-                 [&](int64_t begin, int64_t end) { step(Range{0, samples}, Range{begin, end}); });
+    parallel_for(0, units, 1 + kGrainMacs / (count * macs + 1),
+                 [&](int64_t begin, int64_t end) { step(samples, Range{begin, end}); });
   };
   for_tiles(steps.pool);
-  steps.finish(Range{0, samples});
+  steps.finish(samples);
   for_units(hidden, maps.channels, steps.hidden);
   for_units(maps.channels, hidden, steps.gates);
   for_tiles(steps.excite);
+}
+
+// Takes the steps for all samples; sample_bytes are what excite finds in the cache.
+template <class Steps>
+void run(const MapShape& maps, int64_t samples, int64_t hidden, int64_t sample_bytes, Steps steps) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t group = std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, sample_bytes));
+  if (threads > 1 && samples < 2 * threads) {  // too few for all threads
+    for (int64_t n = 0; n < samples; n += threads * group) {
+      run_shared(maps, {n, std::min(n + threads * group, samples)}, hidden, sample_bytes, steps);
+    }
+    return;
+  }
+  parallel_for(0, samples, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; n += group) {
+      const Tile tile{{n, std::min(n + group, end)}, {0, maps.channels}, {0, maps.blocks}};
+      steps.pool(tile);
+      steps.finish(tile.samples);
+      steps.hidden(tile.samples, Range{0, hidden});
+      steps.gates(tile.samples, tile.channels);
+      steps.excite(tile);
+    }
+  });
 }
 
 // sums[n, c] = sum of partial[n, b, c] over the blocks, of these samples.
