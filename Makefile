@@ -12,7 +12,7 @@ demo: $(READY)  ## the main job: report in runs/demo/report.html; FULL=1 for the
 	$(BIN)/fastheads augment --output_dir runs/demo$(if $(FULL),-full --full,)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
