@@ -167,7 +167,7 @@ struct GateOfOne {
 // says that the gate stays closed. No operator: with cold caches its arguments and results take ten
 // times as long as its arithmetic.
 extern "C" float fastheads_gate_of_one(const GateOfOne* gate, const float* x, int64_t pixels,
-                                       bool channels_last) {
+                                       bool channels_last, double temperature) {
   const GateShape shape{1, gate->channels, pixels, gate->hidden};
   const GateUnits<float> units{gate->bias1,       gate->mean,      gate->variance,
                                gate->norm_weight, gate->norm_bias, gate->eps};
@@ -176,7 +176,7 @@ extern "C" float fastheads_gate_of_one(const GateOfOne* gate, const float* x, in
   pool(shape, format, channels_last || pixels == 1, x, means.data());
   const auto beta = run_layers(shape, format, means.data(), gate->weight1, units, gate->weight2);
   float z = 0, probability = 0;
-  decide<float, float>(beta, gate->bias2, nullptr, 1, false, &z, &probability);
+  decide<float, float>(beta, gate->bias2, nullptr, temperature, false, &z, &probability);
   return std::copysign(probability, z > 0 ? 1.0f : -1.0f);
 }
 

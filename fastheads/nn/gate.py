@@ -121,12 +121,12 @@ class Gate(nn.Module):
         if own["training"] or (norm is not None and norm.training):
             return None
         try:
-            of_one = own.get("_of_one")
+            of_one, temperature = own.get("_of_one"), own["temperature"]
             if of_one is None or of_one.places != places(own["_modules"]):
                 of_one = own["_of_one"] = GateOfOne(self)
-        except (AttributeError, KeyError):  # a layer that is not plain
+        except (AttributeError, KeyError):  # a layer or a temperature that is not plain
             return None
-        signed = of_one(x)
+        signed = of_one(x, temperature)
         if signed is None or math.isnan(signed):
             return signed
         return choose(abs(signed)) if choose else (math.copysign(1, signed) + 1) / 2

@@ -7,6 +7,7 @@ costs some ten times as much as the arithmetic of a gate on one sample.
 from __future__ import annotations
 
 import ctypes
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,13 @@ class _Weights(ctypes.Structure):
 
 # Not CDLL: to let other threads run meanwhile takes longer than the call.
 _decide = ctypes.PyDLL(str(Path(__file__).parents[1] / "libfastheads.so")).fastheads_gate_of_one
-_decide.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_bool)
+_decide.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_bool,
+    ctypes.c_double,
+)
 _decide.restype = ctypes.c_float
 
 
@@ -64,20 +71,20 @@ class GateOfOne:
             self._weights = _Weights(**pointers, channels=channels, hidden=hidden, eps=eps)
             self._channels, self._address = channels, ctypes.addressof(self._weights)
 
-    def __call__(self, x: Tensor) -> float | None:
+    def __call__(self, x: Tensor, temperature: float) -> float | None:
         """The probability for ``x``, ``[1, C, H, W]``, with a minus, also before 0, where z is 0.
 
-        None if ``x`` or the weights are for the operator.
+        None if ``x``, the weights or the temperature are for the operator.
         """
         if x.dim() != 4 or x.dtype is not torch.float32 or not x.is_cpu:
             return None
         _, channels, height, width = x.shape
         contiguous, pixels = x.is_contiguous(), height * width
-        if channels != self._channels or not pixels:
+        if channels != self._channels or not pixels or not 0 < temperature < math.inf:
             return None
         if not (contiguous or x.is_contiguous(memory_format=torch.channels_last)):
             return None
-        return _decide(self._address, x.data_ptr(), pixels, not contiguous)
+        return _decide(self._address, x.data_ptr(), pixels, not contiguous, temperature)
 
 
 def places(modules: dict[str, Any]) -> tuple[float, ...]:

@@ -103,6 +103,22 @@ def test_exactly_k_in_every_mode(shared, batch, k):
         assert ((rates > 0) & (rates < 1)).any()
 
 
+def test_single_images_are_decided_at_the_temperature_of_the_gates():
+    """Thresholds are of probabilities, which at another temperature lie elsewhere."""
+    model = network()
+    for temperature in (0.3, 5.0):
+        for block in gated_blocks(model).values():
+            block.gate.temperature = temperature
+        with torch.no_grad(), use_budget(model, fit_budget(model, [images(24, 2)], 3)):
+            for x in images(12, 3).split(1):
+                results = []
+                for mode in ("dense", "auto"):
+                    for block in gated_blocks(model).values():
+                        block.mode = mode
+                    results.append(model(x))
+                assert torch.equal(*results)
+
+
 @pytest.mark.parametrize("k", [0, 2, 6])
 def test_single_images_are_decided_as_in_a_batch(shared, k):
     """Without an operator, which only some gates may need: both ways go on with what is left."""

@@ -52,6 +52,42 @@ def test_is_what_a_call_gives(channels, hidden, size, batch_norm, last, seed):
         assert [gate.decide_one(one) for one in ones] == [gate(one)[0].item() for one in ones]
 
 
+class Keeps:
+    """A hook that keeps the probabilities it is told in either way, and changes nothing."""
+
+    def __init__(self) -> None:
+        self.kept: list[float] = []
+
+    def __call__(self, gate, args, output) -> None:
+        self.kept.append(output[1].item())
+
+    def of_one(self, probability: float) -> float:
+        self.kept.append(probability)
+        return 1.0
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_hook_is_told_the_probability_at_the_temperature(batch_norm):
+    gate, hook = random_gate(7, 5, batch_norm), Keeps()
+    x = torch.randn(1, 7, 3, 3)
+    gate.register_forward_hook(hook)
+    for temperature in (0.3, 1, 4.0, 1e30, 1e-45):
+        gate.temperature = temperature
+        assert decided(gate, x) == 1
+        with torch.no_grad():
+            gate(x)
+    assert hook.kept[::2] == hook.kept[1::2] and len(set(hook.kept)) == 5
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, math.nan, math.inf])
+def test_a_temperature_that_is_none_is_left_to_a_call(bad):
+    gate, x = random_gate(4, 3), torch.rand(1, 4, 2, 2)
+    gate.temperature = bad
+    assert decided(gate, x) is None
+    with pytest.raises(RuntimeError, match="temperature must be positive"), torch.no_grad():
+        gate(x)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_nan_logits_are_nan(bad):
     gate = random_gate(4, 3)
