@@ -59,4 +59,21 @@ inline Tensor in_layout_of(const Tensor& x, const Tensor& t) {
   return torch::stable::contiguous(t, torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
+// Whether two tensors share memory, neither of which has gaps.
+inline bool overlap(const Tensor& a, const Tensor& b) {
+  if (a.numel() == 0 || b.numel() == 0) return false;
+  const auto* begin_a = static_cast<const char*>(a.const_data_ptr());
+  const auto* begin_b = static_cast<const char*>(b.const_data_ptr());
+  return begin_a < begin_b + b.numel() * b.element_size() &&
+         begin_b < begin_a + a.numel() * a.element_size();
+}
+
+// What is read while x is written may be x itself, but must not lie across it: it would be read
+// where x has been written. (What has gaps is copied before.)
+inline void check_no_partial_overlap(const char* op, const char* name, const Tensor& tensor,
+                                     const Tensor& x) {
+  STD_TORCH_CHECK(tensor.const_data_ptr() == x.const_data_ptr() || !overlap(tensor, x), op, ": ",
+                  name, " must not overlap x, except as a whole");
+}
+
 }  // namespace fastheads

@@ -61,21 +61,12 @@ inline void check_dense_in_place(const char* op, const Tensor& x) {
                   ": x must be contiguous or channels-last, since it is changed in place");
 }
 
-// f may be x itself, but must not lie across it: it would be read where y has been written.
-inline void check_no_partial_overlap(const char* op, const Tensor& x, const Tensor& f) {
-  const auto* begin_x = static_cast<const char*>(x.const_data_ptr());
-  const auto* begin_f = static_cast<const char*>(f.const_data_ptr());
-  const auto bytes = static_cast<int64_t>(x.numel() * x.element_size());
-  STD_TORCH_CHECK(begin_x == begin_f || begin_x + bytes <= begin_f || begin_f + bytes <= begin_x,
-                  op, ": f must not overlap x, except as a whole");
-}
-
 inline GatedResidualShape check_gated_residual_in_place(const Tensor& x, const Tensor& f,
                                                         const Tensor& z) {
   const char* op = "gated_residual_";
   const auto shape = check_gated_residual(op, x, f, z);
   check_dense_in_place(op, x);
-  check_no_partial_overlap(op, x, f);
+  check_no_partial_overlap(op, "f", f, x);
   return shape;
 }
 
@@ -134,6 +125,7 @@ inline ScatterShape check_gated_residual_scatter(const Tensor& x, const Tensor& 
   check_device(op, "f", f, "x", x);
   check_scatter_list(op, x, f, active, count);
   check_dense_in_place(op, x);
+  STD_TORCH_CHECK(!overlap(f, x), op, ": f must not overlap x, whose rows change meanwhile");
   if (!mean) return {x.size(0), f.size(0), 1, sample_size(x), false};
   check_scatter_mean(op, x, *mean);
   return {x.size(0), f.size(0), x.size(1), x.size(2) * x.size(3), channels_innermost(x)};

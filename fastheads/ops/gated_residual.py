@@ -115,9 +115,10 @@ def gated_residual_scatter_(
         relu: whether a ReLU follows.
 
     Raises:
-        RuntimeError: if shapes, dtypes or devices disagree, if gradients are recorded (use
-            :func:`gated_residual`), or on the CPU if a row is outside 0 to N - 1 (nothing is
-            written then). On CUDA, where nothing waits for the device, such a row is left out.
+        RuntimeError: if shapes, dtypes or devices disagree, if ``f`` overlaps ``x``, if gradients
+            are recorded (use :func:`gated_residual`), or on the CPU if a row is outside 0 to N - 1
+            (nothing is written then). On CUDA, where nothing waits for the device, such a row is
+            left out.
 
     Not differentiable. Deterministic.
     """

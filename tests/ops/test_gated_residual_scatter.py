@@ -158,6 +158,21 @@ def test_rejects(device):
         assert message in str(error.value), message
 
 
+@pytest.mark.parametrize("rows", [(0, 3), (1, 3), (0, 1), (3, 4), (2, 2)], ids=str)
+def test_a_branch_in_the_memory_of_x_is_an_error(rows, device):
+    """However the rows come, some would be read after they have been written."""
+    memory, _, _ = triple((5, 4, 2, 2), torch.float32, device)
+    x, f, kept = memory[1:], memory[rows[0] : rows[1]], memory.clone()
+    active = torch.tensor([2, 0, 1], device=device)
+    if rows in ((0, 1), (2, 2)):  # in front of x, and nothing at all
+        gated_residual_scatter_(x, f, active)
+        kept[3] += 0 if rows == (2, 2) else kept[0]
+    else:
+        with pytest.raises(RuntimeError, match="f must not overlap x, whose rows change meanwhile"):
+            gated_residual_scatter_(x, f, active)
+    assert torch.equal(memory, kept)
+
+
 def test_a_rejected_list_writes_nothing():
     x, f, _ = triple((3, 4), torch.float32, "cpu")
     kept = x.clone()
