@@ -1,7 +1,8 @@
 // gated_residual: a residual branch that some samples do without.
 //   y[n] = act(x[n] + z[n] f[n]), act = relu or identity; f[n] is not read where z[n] = 0
 //   in place, y is x
-//   backward, g = grad where y > 0 (or grad): dx = g, df[n] = z[n] g[n], dz[n] = <g[n], f[n]>
+//   backward, g = 0 where y <= 0, else (NaN too) grad:
+//     dx = g, df[n] = z[n] g[n], dz[n] = <g[n], f[n]>
 //   scatter, in place: x[active[i]] = act(x[active[i]] + f[i]), means over H, W of what is written
 #pragma once
 

@@ -4,7 +4,7 @@
 //   mean[n, c] = sum_hw u[n, c, h, w] / HW
 //   hidden = inner(W1 mean + b1),  s = gate(W2 hidden + b2)
 //   y = act(s u + residual)                              act: relu or nothing
-// backward, with g = grad where y > 0:
+// backward, with g = 0 where y <= 0 behind a ReLU, else (NaN too) grad:
 //   grad_logit = gate' sum_hw g u,  grad_hidden = inner' (W2^T grad_logit)
 //   grad_x = scale (s g + W1^T grad_hidden / HW),  grad_residual = g
 //   grad_W1 = sum_n grad_hidden mean^T,  grad_b1 = sum_n grad_hidden, as for the second layer

@@ -54,7 +54,7 @@ double backward_of(const GatedBackwardPart& p) {
   for_vectors<sum_t>(p.size, [&](int64_t i, auto part) {
     Vector<sum_t> g = F::load(grad + i, part);
     if constexpr (kRelu) {
-      g = F::load(y + i, part) > 0 ? g : Vector<sum_t>{};
+      g = F::load(y + i, part) <= 0 ? Vector<sum_t>{} : g;  // NaN in y passes g on
       F::store(grad_x + i, g, part);
     }
     F::store(grad_f + i, gate == 0 ? Vector<sum_t>{} : gate * g, part);

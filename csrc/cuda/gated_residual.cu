@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads)
     if (b.y != nullptr) {
       const Pack<scalar_t, kVec> y = b.y[i];
       for (int v = 0; v < kVec; ++v) {
-        if (!(static_cast<acc>(y.at[v]) > 0)) g.at[v] = static_cast<scalar_t>(0.f);
+        if (static_cast<acc>(y.at[v]) <= 0) g.at[v] = static_cast<scalar_t>(0.f);  // not NaN
       }
       b.grad_x[i] = g;
     }

@@ -8,7 +8,8 @@
 namespace fastheads {
 namespace {
 
-// What is pooled: g u, where g = grad where y > 0 and u = scale x + shift. Writes g if asked to.
+// What is pooled: g u, where g is 0 where y <= 0, else grad, and u = scale x + shift. Writes g if
+// asked to.
 template <typename scalar_t, int V>
 struct GradientSource {
   using acc = acc_t<scalar_t>;

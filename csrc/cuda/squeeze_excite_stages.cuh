@@ -42,7 +42,7 @@ union Shared {
   acc parts[kWarps][kSamples][kOutputs];
 };
 
-// 0 where mask is not above 0; mask is not read where there is none.
+// 0 where mask is at most 0, and not where it is NaN; mask is not read where there is none.
 template <typename packed_t, typename acc, int V>
 __device__ void unpack_masked(const packed_t& packed, const packed_t& mask, bool has_mask,
                               acc (&out)[V]) {
@@ -51,7 +51,7 @@ __device__ void unpack_masked(const packed_t& packed, const packed_t& mask, bool
   acc signs[V];
   mask.unpack(signs);
 #pragma unroll
-  for (int j = 0; j < V; ++j) out[j] = signs[j] > 0 ? out[j] : acc(0);
+  for (int j = 0; j < V; ++j) out[j] = signs[j] <= 0 ? acc(0) : out[j];
 }
 
 // Partial sums of one item of contiguous x: sums of whole vectors first, then lanes threads gather

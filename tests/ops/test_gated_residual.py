@@ -97,6 +97,26 @@ def test_gradients_are_as_accurate_as_eager(shape, dtype, relu, device):
             assert_as_accurate(a, b, c, roundings=4)  # three sums dz: eager's may all be lucky
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_pass_where_the_result_is_nan(dtype, device):
+    """As those of PyTorch's ReLU: what went wrong shows in the gradients too."""
+    for layout in LAYOUTS:
+        x, f, z = triple((4, 64, 4, 4), dtype, device, layout)
+        x[0, 3, 1, 2], x[1, 63, 3, 3], z[2] = NAN, NAN, NAN
+        inputs = [t.requires_grad_() for t in (x, f, z)]
+        upstream = samples(x.shape, dtype, device, 3)
+        ours, eager = (
+            torch.autograd.grad(function(*inputs, relu=True), inputs, upstream)
+            for function in (gated_residual, gated_residual_reference)
+        )
+        passed = ours[0][0, 3, 1, 2], ours[0][1, 63, 3, 3], *ours[0][2].flatten()
+        wanted = upstream[0, 3, 1, 2], upstream[1, 63, 3, 3], *upstream[2].flatten()
+        assert torch.equal(torch.stack(passed), torch.stack(wanted))
+        for a, b in zip(ours[:2], eager[:2], strict=True):
+            assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
+        assert torch.equal(ours[2].isnan(), eager[2].isnan())
+
+
 @pytest.mark.parametrize("needed", list(itertools.product((False, True), repeat=3)))
 @pytest.mark.parametrize("relu", [False, True])
 def test_gradients_of_any_subset(relu, needed, device):

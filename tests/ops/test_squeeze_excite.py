@@ -212,6 +212,26 @@ def test_nan_and_infinity_as_eager(dtype, device):
     assert not y[0].isnan().any() and not y[2].isnan().any()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_pass_where_the_result_is_nan(dtype, layout, device):
+    """As those of PyTorch's ReLU: what went wrong shows in the gradients too."""
+    args, options = arguments((3, 40, 6, 6, 4), dtype, device, layout, residual=True, relu=True)
+    places = [1, 2], [3, 39], [2, 5], [2, 5]
+    with torch.no_grad():
+        args[-1][places] = torch.nan
+    grad = torch.randn(3, 40, 6, 6, device=device).to(dtype)
+    of_residual = results(squeeze_excite, args, options, grad)[-1]
+    assert torch.equal(of_residual[places], grad[places])
+    # Without a gradient of the residual, maps are masked as they are read.
+    args[-1] = args[-1].detach()
+    ours, eager = (
+        torch.autograd.grad(function(*args, **options), args[0], grad)[0][places]
+        for function in (squeeze_excite, squeeze_excite_reference)
+    )
+    torch.testing.assert_close(ours, eager, rtol=0.05, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_16_bit_number_survives(dtype):
     """With s = 1 the maps go through unchanged, whatever their bits: loads and stores are exact."""
