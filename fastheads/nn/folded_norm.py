@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from fastheads.nn.hooks import changed
 from fastheads.ops import squeeze_excite, squeeze_excite_
 
 
@@ -77,16 +78,6 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def is_unseen(layer: nn.Module) -> bool:
     """Whether nobody but the caller holds the output of a layer, which may then be overwritten."""
     return type(layer) is nn.Conv2d and not changed(layer)
-
-
-def changed(*modules: nn.Module) -> str:
-    """Why a module does more than its class says, or nothing."""
-    for m in modules:
-        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
-            return "it has hooks"
-        if "forward" in m.__dict__:
-            return "it has a forward of its own"
-    return ""
 
 
 def _overwrites() -> bool:

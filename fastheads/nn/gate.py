@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.nn.utils import fuse_linear_bn_eval
 
 from fastheads.nn.gate_of_one import GateOfOne, places
+from fastheads.nn.hooks import hooks_on_all
 from fastheads.ops import gumbel_noise
 from fastheads.ops.gate import gate_with_means
 
@@ -160,8 +160,7 @@ def _unwatched(x: Tensor) -> bool:
         or torch.is_grad_enabled()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._get_tracing_state()
-        or _global_forward_hooks
-        or _global_forward_pre_hooks
+        or hooks_on_all()
     )
 
 

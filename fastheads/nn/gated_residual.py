@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fastheads.nn.gate import Gate
 from fastheads.nn.gated_cost import GatherCosts, cost_key, gather_rows, measure_costs
+from fastheads.nn.hooks import changed
 from fastheads.ops import (
     active_samples,
     gated_residual,
@@ -175,7 +176,7 @@ class GatedResidual(nn.Module):
             part = gather_rows(x, active[:rows])
             self.add_branch(y, part, active, count, means if kept else None)
         y = self.finish(y)
-        if kept and means is not None and not self._forward_hooks:
+        if kept and means is not None and not changed(self):
             _set_means(y, means)
         return y
 
@@ -282,8 +283,9 @@ class GatedResidual(nn.Module):
 
 def _is_plain(gate: nn.Module) -> bool:
     """Whether :meth:`Gate.decide` is all that it does, and no hook or compiler has to see it."""
-    hooked = gate._forward_hooks or gate._forward_pre_hooks or torch.compiler.is_compiling()
-    return getattr(type(gate), "forward", None) is Gate.forward and not hooked
+    if torch.compiler.is_compiling() or changed(gate):
+        return False
+    return getattr(type(gate), "forward", None) is Gate.forward
 
 
 def _set_means(y: Tensor, means: Tensor) -> None:

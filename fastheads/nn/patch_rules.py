@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from fastheads.nn.folded_norm import changed
+from fastheads.nn.hooks import changed
 
 
 class Excitation(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from fastheads.nn.folded_norm import changed, excite, is_unseen
+from fastheads.nn.folded_norm import excite, is_unseen
+from fastheads.nn.hooks import changed
 
 _INNER = ("relu", "silu", "identity", "hard_swish")
 _GATE = ("sigmoid", "hard_sigmoid")

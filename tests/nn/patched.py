@@ -6,6 +6,7 @@ import copy
 import timm
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastheads.nn import patch
@@ -79,6 +80,18 @@ def seresnet(**options):
 
 def images(dtype=torch.float64):
     return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(2)).to(dtype)
+
+
+def called(model, x):
+    """The names of the modules that run in a call, as hooks on all modules see them."""
+    names = {module: name for name, module in model.named_modules()}
+    seen = []
+    handle = register_module_forward_hook(lambda module, *_: seen.append(names[module]))
+    try:
+        results(model, x)
+    finally:
+        handle.remove()
+    return seen
 
 
 def count(model, x):

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from patched import Calls, count, lively
+from patched import Calls, called, count, lively
 from torch import nn
 
 from fastheads.models import SEResidual, senet
@@ -111,6 +111,11 @@ def test_hooks_see_what_they_would(place):
     for got, other in zip((*args, y), (*wanted_args, wanted), strict=True):
         torch.testing.assert_close(got, other.detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(folded(lambda x: module(x, *args[1:], **options), args[0]), y)
+
+
+def test_hooks_on_all_modules_see_the_norms():
+    modules = called(network(), images())
+    assert [f"stages.{i}.0.branch.4" in modules for i in range(3)] == [True] * 3
 
 
 def test_the_input_of_a_block_stays():

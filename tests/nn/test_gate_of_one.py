@@ -244,6 +244,20 @@ def test_hooks_of_the_layers_are_called():
         assert torch.equal((x + kept[0]).relu(), y)  # what a hook keeps is not overwritten
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_hooks_on_all_modules_see_the_gate(batch):
+    block, seen = gated(mode="gather"), []
+    x = features([1] * batch, 8, 5, torch.float32)
+    with torch.no_grad():
+        expected = block(x)
+        handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(m))
+        try:
+            y = block(x)
+        finally:
+            handle.remove()
+    assert seen == [block.gate, *block.branch, block.branch, block] and torch.equal(y, expected)
+
+
 def test_a_branch_of_another_shape_is_an_error():
     with pytest.raises(RuntimeError, match="f must have the shape of x"), torch.no_grad():
         gated(branch=nn.Conv2d(8, 8, 3), mode="auto")(features([1], 8, 5, torch.float32))

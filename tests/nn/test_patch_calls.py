@@ -10,6 +10,7 @@ import torch
 from patched import (
     Calls,
     assert_same,
+    called,
     count,
     images,
     lively,
@@ -32,6 +33,14 @@ def test_hooks_that_come_later_run():
         module.register_forward_hook(lambda module, *_: seen.append(module))
     assert count(model, images())["squeeze_excite"] == 2
     assert seen == [blocks[0].se, blocks[1].se.fc2, blocks[2].act2]
+
+
+def test_hooks_on_all_modules_run():
+    model = seresnet().eval()
+    other, _ = patched_copy(model)
+    modules = called(model, images())
+    assert called(other, images()) == modules and "layer1.0.se.fc1" in modules
+    assert count(other, images())["squeeze_excite"] == 4
 
 
 def test_layers_that_are_exchanged_later_count():
