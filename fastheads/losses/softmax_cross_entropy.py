@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastheads.losses.sparse import check, reduce_rows, values_of, wide
+from fastheads.ops.dispatch import once_differentiable
 from fastheads.targets import SparseTargets
 
 
@@ -56,7 +56,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         return loss.index_add_(0, rows, z[rows, labels] * values, alpha=-1)
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable("softmax_cross_entropy")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         logits, rows, labels, values, labelled = ctx.saved_tensors
         out = torch.softmax(wide(logits), 1)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from .dispatch import not_differentiable
+
 
 def csr_matmul_reference(
     crow_indices: Tensor, col_indices: Tensor, values: Tensor, x: Tensor
@@ -47,6 +49,9 @@ def csr_matmul(crow_indices: Tensor, col_indices: Tensor, values: Tensor, x: Ten
 @torch.library.register_fake("fastheads::csr_matmul")
 def _(crow_indices: Tensor, col_indices: Tensor, values: Tensor, x: Tensor) -> Tensor:
     return x.new_empty((crow_indices.shape[0] - 1, x.shape[1]))
+
+
+not_differentiable("csr_matmul")
 
 
 @register_flop_formula(torch.ops.fastheads.csr_matmul)

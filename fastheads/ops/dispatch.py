@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,56 @@ def trains_eagerly(x: Tensor) -> bool:
         and not torch._C._get_tracing_state()
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def once_differentiable(
+    op: str,
+) -> Callable[[Callable[..., tuple[Any, ...]]], Callable[..., tuple[Any, ...]]]:
+    """Makes the backward of an operator one whose gradients have none: to ask for them is an error.
+
+    Without it they would silently count as constants. PyTorch's decorator of this name sees only
+    gradients that flow in from behind, which of a sum are constants, and not what was saved.
+    """
+
+    def decorate(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+        @functools.wraps(backward)
+        def wrapper(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+            if not torch.is_grad_enabled():  # as always, but with create_graph=True
+                return backward(ctx, *grads)
+            inputs = [t for t in (*grads, *ctx.saved_tensors) if isinstance(t, Tensor)]
+            with torch.no_grad():
+                results = backward(ctx, *grads)
+            found = [t for t in results if t is not None]
+            marked = iter(_Final.apply(op, len(found), *found, *inputs))
+            return tuple(None if t is None else next(marked) for t in results)
+
+        return wrapper
+
+    return decorate
+
+
+class _Final(torch.autograd.Function):
+    """The first ``count`` tensors as they are, with an error for their gradient in all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, op: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.op = op
+        return tuple(t.detach() for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        raise RuntimeError(f"{ctx.op} has no second derivative, got a graph that asks for it")
+
+
+def not_differentiable(op: str) -> None:
+    """Makes it an error to ask for the gradient of an operator that has none."""
+
+    def backward(ctx: Any, *grads: Any) -> tuple[None, ...]:
+        if all(type(g) is Tensor for g in grads):
+            raise RuntimeError(f"{op} has no derivative, got a graph that asks for it")
+        return (None,) * len(ctx.needs_input_grad)  # compilers trace what may never run
+
+    torch.library.register_autograd(f"fastheads::{op}", backward)
 
 
 def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:

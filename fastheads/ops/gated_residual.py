@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .dispatch import any_layout, call
+from .dispatch import any_layout, call, once_differentiable
 
 
 def gated_residual_reference(x: Tensor, f: Tensor, z: Tensor, *, relu: bool = False) -> Tensor:
@@ -60,7 +60,7 @@ def gated_residual(x: Tensor, f: Tensor, z: Tensor, *, relu: bool = False) -> Te
     Raises:
         RuntimeError: if shapes, dtypes or devices disagree.
 
-    Differentiable in ``x``, ``f`` and ``z``. Deterministic.
+    Differentiable, once, in ``x``, ``f`` and ``z``. Deterministic.
     """
     return call(torch.ops.fastheads.gated_residual.default, x, f, z, relu)
 
@@ -173,6 +173,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(output if relu else None, f if z.requires_grad else None, z)
 
 
+@once_differentiable("gated_residual")
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     y, f, z = ctx.saved_tensors
     op = torch.ops.fastheads.gated_residual_backward.default

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from fastheads.ops.dispatch import call
+from fastheads.ops.dispatch import call, once_differentiable
 from fastheads.ops.sc_sigmoid_chunks import sum_dtype
 from fastheads.targets import SparseTargets
 
@@ -81,7 +80,7 @@ class _InOnePass(torch.autograd.Function):
         return _total(rows, scale, logits)
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable("multilabel_margin")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         found, ctx.grad = ctx.grad, None
         if found is None or grad != 1:  # None: another backward has handed it over
@@ -105,6 +104,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
     ctx.save_for_backward(*inputs)
 
 
+@once_differentiable("multilabel_margin")
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     op = torch.ops.fastheads.multilabel_margin_backward.default
     return op(grad, *ctx.saved_tensors)[1], None, None

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from .dispatch import any_layout, call, trains_eagerly
+from .dispatch import any_layout, call, once_differentiable, trains_eagerly
 
 # Their places are the codes of the operator.
 _INNER = {
@@ -98,8 +98,8 @@ def squeeze_excite(
             gradient.
         ValueError: if ``inner`` or ``gate`` is unknown.
 
-    Differentiable in all but ``scale`` and ``shift``. Sums run in float32 (float64 for float64) in
-    an order that does not depend on the number of threads.
+    Differentiable, once, in all but ``scale`` and ``shift``. Sums run in float32 (float64 for
+    float64) in an order that does not depend on the number of threads.
     """
     for name, vector in (("scale", scale), ("shift", shift)):
         if vector is not None and vector.requires_grad and torch.is_grad_enabled():
@@ -252,6 +252,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.codes = inner, gate
 
 
+@once_differentiable("squeeze_excite")
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 11
