@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.flop_counter import register_flop_formula
 
-from .dispatch import autocast
+from .dispatch import autocast, once_differentiable
 
 
 def sc_linear_reference(
@@ -241,6 +241,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, weight, generic)
 
 
+@once_differentiable("sc_linear")
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, generic = ctx.saved_tensors
     needed = list(ctx.needs_input_grad[:4])

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
+from fastheads.ops.dispatch import once_differentiable
 from fastheads.ops.sc_sigmoid_chunks import Chunk, Kernel, Layer, chunks, sum_dtype
 
 SCHEMA = """(Tensor x, Tensor? weight, Tensor? bias, Tensor? generic, Tensor? gamma,
@@ -100,6 +100,7 @@ def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.save_for_backward(*output[1:])
 
 
+@once_differentiable("sc_sigmoid_loss")
 def _scale_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
     scaled = (
         (g * grad).to(g.dtype) if need else None
@@ -124,7 +125,7 @@ class _Loss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable("sc_sigmoid_loss")
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         grads, ctx.grads = ctx.grads, None
         if grads is None:

@@ -12,6 +12,8 @@ from fastheads.ops import (
     gate,
     gated_residual,
     multilabel_margin,
+    sc_linear,
+    sc_sigmoid_loss,
     squeeze_excite,
 )
 from fastheads.targets import SparseTargets
@@ -35,12 +37,20 @@ def gated_linearly(x: Tensor) -> Tensor:
     return gated_residual(normal(3, 4).to(x), x, x[:, 0])
 
 
+def linear(x: Tensor) -> Tensor:
+    return sc_linear(x, x.flatten()[:8] ** 2, None, [0, 2, 4], [0, 1, 4])
+
+
 def targets(device: torch.device) -> SparseTargets:
     return SparseTargets.from_lists([[1], [0, 3], []]).to(device)
 
 
 def margin(x: Tensor) -> Tensor:
     return multilabel_margin(x, targets(x.device))
+
+
+def grouped_loss(x: Tensor) -> Tensor:
+    return sc_sigmoid_loss(x, normal(16).to(x), None, targets(x.device), None, [0, 2, 4])
 
 
 def sigmoid_loss(x: Tensor) -> Tensor:
@@ -51,7 +61,7 @@ def softmax_loss(x: Tensor) -> Tensor:
     return softmax_cross_entropy(x, targets(x.device), reduction="none")
 
 
-ONCE = [excited, gated, gated_linearly, margin, sigmoid_loss, softmax_loss]
+ONCE = [excited, gated, gated_linearly, linear, margin, grouped_loss, sigmoid_loss, softmax_loss]
 
 
 @pytest.fixture(params=["function", "operator"])
