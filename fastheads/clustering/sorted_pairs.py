@@ -22,7 +22,8 @@ class SortedPairs:
         device: where the pairs lie.
 
     Raises:
-        ValueError: if ``num_labels`` or, when counted, a label is out of range.
+        ValueError: if ``num_labels`` or, when counted, a label is out of range, or offsets do not
+            ascend from 0 to the number of labels they cut into rows. Nothing is counted then.
     """
 
     def __init__(self, num_labels: int, device: torch.device | str) -> None:
@@ -33,7 +34,7 @@ class SortedPairs:
 
     def add_co_detection(self, top: Tensor) -> None:
         """Counts every pair ``i <= j`` of each row of ``top`` (``[N, K]``, int64)."""
-        self._check("top", top)
+        self._check(top=top)
         ascending = top.sort(dim=1).values
         first, second = torch.triu_indices(top.shape[1], top.shape[1], device=self.device)
         for rows in ascending.split(max(1, _MAX_PAIRS // max(1, len(first)))):
@@ -41,8 +42,7 @@ class SortedPairs:
 
     def add_confusion(self, top: Tensor, indices: Tensor, offsets: Tensor) -> None:
         """Counts ``i`` of ``top[n]`` with ``j`` of ``indices[offsets[n]:offsets[n + 1]]``."""
-        self._check("top", top)
-        self._check("indices", indices)
+        self._check(offsets, len(top), top=top, indices=indices)
         rows = torch.arange(len(top), device=self.device)
         rows = rows.repeat_interleave(offsets.diff(), output_size=len(indices))
         step = max(1, _MAX_PAIRS // max(1, top.shape[1]))
@@ -55,7 +55,7 @@ class SortedPairs:
             torch.from_numpy(part).to(self.device, torch.int64)
             for part in (offsets, columns, counts)
         )
-        self._check("columns", labels)
+        self._check(starts, self.num_labels, columns=labels)
         rows = torch.arange(self.num_labels, device=self.device).repeat_interleave(starts.diff())
         self._push(_sum(rows * self.num_labels + labels, times))
 
@@ -79,12 +79,27 @@ class SortedPairs:
             run = _merge(self._runs.pop(), run)
         self._runs.append(run)
 
-    def _check(self, name: str, labels: Tensor) -> None:
-        bad = labels[(labels < 0) | (labels >= self.num_labels)]
-        if len(bad):
-            raise ValueError(
-                f"{name} must hold labels from 0 to {self.num_labels - 1}, got {int(bad[0])}"
-            )
+    def _check(self, offsets: Tensor | None = None, num_rows: int = 0, **labels: Tensor) -> None:
+        """Of labels, and of offsets that cut the last of them into rows; waits for them once."""
+        outside = {name: (t < 0) | (t >= self.num_labels) for name, t in labels.items()}
+        wrong = [mask.any() for mask in outside.values()]
+        entries = len(list(labels.values())[-1])
+        if offsets is not None:
+            if offsets.shape != (num_rows + 1,):
+                raise ValueError(
+                    f"offsets must have {num_rows + 1} entries, one more than there are rows, "
+                    f"got {list(offsets.shape)}"
+                )
+            wrong += [offsets[0] != 0, offsets[-1] != entries, (offsets.diff() < 0).any()]
+        if not torch.stack(wrong).any():
+            return
+        for name, mask in outside.items():
+            for bad in labels[name][mask][:1].tolist():
+                raise ValueError(
+                    f"{name} must hold labels from 0 to {self.num_labels - 1}, got {bad}"
+                )
+        first = [] if offsets is None else offsets.tolist()[:9]
+        raise ValueError(f"offsets must ascend from 0 to the {entries} entries, got {first}")
 
 
 def _merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

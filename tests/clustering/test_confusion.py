@@ -174,6 +174,29 @@ def test_many_runs_merge_exactly(form):
     assert len(columns) == np.count_nonzero(expected)
 
 
+BAD_OFFSETS = [
+    ([0, 2], "have 3 entries, one more than there are rows, got [2]"),
+    ([[0, 1, 2]], "have 3 entries, one more than there are rows, got [1, 3]"),
+    ([1, 1, 2], "ascend from 0 to the 2 entries, got [1, 1, 2]"),
+    ([0, 1, 1], "ascend from 0 to the 2 entries, got [0, 1, 1]"),
+    ([0, 1, 3], "ascend from 0 to the 2 entries, got [0, 1, 3]"),
+    ([0, 3, 2], "ascend from 0 to the 2 entries, got [0, 3, 2]"),
+]
+
+
+def confused(offsets):
+    """Adds two rows, each with a label of its own by right offsets; nothing is counted."""
+
+    def add():
+        pairs = SortedPairs(3, "cpu")
+        try:
+            pairs.add_confusion(*map(torch.tensor, ([[1], [0]], [2, 1], offsets)))
+        finally:
+            assert not pairs._runs
+
+    return add
+
+
 def test_rejects():
     counts = ConfusionCounts(5, 2)
     one = SparseTargets.from_lists([[0]])
@@ -204,6 +227,11 @@ def test_rejects():
         (
             lambda: SortedPairs(3, "cpu").add_confusion(*map(torch.tensor, ([[1]], [-1], [0, 1]))),
             "indices must hold labels from 0 to 2, got -1",
+        ),
+        *((confused(offsets), f"offsets must {message}") for offsets, message in BAD_OFFSETS),
+        (
+            lambda: SortedPairs(2, "cpu").add_run(*map(np.array, ([0, 2, 1], [0], [1]))),
+            "offsets must ascend from 0 to the 1 entries, got [0, 2, 1]",
         ),
         (lambda: _C.PairCounts(0), "num_labels must be between 1"),
         (lambda: _C.PairCounts(3).add_co_detection(np.array([[3]])), "labels from 0 to 2, got 3"),
