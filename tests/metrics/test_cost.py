@@ -6,7 +6,15 @@ from torch.utils.flop_counter import flop_registry
 
 import fastheads.nn
 from fastheads.metrics import cost_ratio, count_bytes, count_macs, count_parameters
-from fastheads.ops import topk_co_detection_, topk_confusion_, topk_indices
+from fastheads.ops import (
+    active_samples,
+    multilabel_margin,
+    sc_sigmoid_loss_logits_,
+    topk_co_detection_,
+    topk_confusion_,
+    topk_indices,
+)
+from fastheads.targets import SparseTargets
 
 
 @pytest.mark.parametrize(
@@ -198,7 +206,17 @@ def test_operators_that_count_have_no_multiply_adds():
     """But a formula, so that nobody wonders whether they were forgotten."""
     for name in ("topk_indices", "topk_confusion_", "topk_co_detection_"):
         assert getattr(torch.ops.fastheads, name) in flop_registry
-    assert count_macs(Calls(lambda x: topk_indices(x, 3)), torch.rand(4, 50)) == 0
+    scores, counts = torch.rand(4, 50), torch.zeros(50, 50, dtype=torch.int64)
+    top, targets = topk_indices(scores, 3), SparseTargets.from_lists([[0], [2, 9], [], [7]])
+    for call in (
+        lambda: topk_indices(scores, 3),
+        lambda: topk_co_detection_(counts, top),
+        lambda: topk_confusion_(counts, top, targets.indices, targets.offsets),
+        lambda: active_samples(scores[0]),
+        lambda: multilabel_margin(scores, targets),
+        lambda: sc_sigmoid_loss_logits_(scores.clone(), targets, [0, 20, 50]),
+    ):
+        assert count_macs(Calls(call)) == 0
 
 
 def test_counting_leaves_the_mode():

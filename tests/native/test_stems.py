@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import flop_registry
 
 import fastheads.ops
 
@@ -49,6 +50,12 @@ def test_every_part_of_an_operator_is_there(stem):
         text = "".join(path.read_text() for path in main.parent.glob(f"{stem}*.{suffix}"))
         for name in operators()[stem]:
             assert f'm.impl("{name}"' in text
+
+
+@pytest.mark.parametrize("stem", operators())
+def test_every_operator_has_a_formula_of_its_work(stem):
+    for name in operators()[stem]:
+        assert getattr(torch.ops.fastheads, name) in flop_registry, name
 
 
 @pytest.mark.parametrize("stem", operators())

@@ -31,7 +31,7 @@ def test_by_hand(mode):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("open_gates", [NONE, SOME, ALL, [0], [1]])
 @pytest.mark.parametrize("inplace", [False, True])
 def test_modes_agree_to_the_last_bit(device, inplace, open_gates, dtype, layout):

@@ -129,7 +129,7 @@ def test_modules_of_larger_torchvision_networks(name):
         original = copy.deepcopy(module)
         unpatch(original)
         x = torch.randn(2, module.fc1.in_channels, 3, 2, dtype=torch.float64)
-        assert_same(original, module, x)
+        assert_same(original, module, x, backward=True)
 
 
 @pytest.mark.parametrize("name", TIMM_LEFT)

@@ -5,8 +5,10 @@ from torch import Tensor
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
-# One, primes, whole vectors, more than one part a sample, empty in either way.
+# One, primes, whole vectors, more than one part a sample, empty in either way, many samples.
 SHAPES = [(1, 1), (5, 7, 3, 5), (4, 64, 4, 4), (3, 129), (3, 37, 31, 29), (0, 8), (3, 0)]
+SHAPES += [(301, 5, 3, 2)]
+FIRST_STAGE = (1, 9, 112, 112)
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -24,7 +24,8 @@ from fastheads.ops import (
 )
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-# N, C, H, W, d: one, primes, whole vectors, wide rows in several blocks, many pixels, empty.
+# N, C, H, W, d: one, primes, whole vectors, wide rows in several blocks, many pixels, empty, maps
+# of a first stage, many samples.
 SHAPES = [
     (1, 1, 1, 1, 1),
     (5, 7, 3, 5, 3),
@@ -33,6 +34,8 @@ SHAPES = [
     (1, 2309, 1, 2, 9),
     (2, 3, 61, 67, 2),
     (0, 8, 2, 2, 4),
+    (1, 9, 112, 112, 3),
+    (301, 5, 3, 2, 4),
 ]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 Arguments = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]

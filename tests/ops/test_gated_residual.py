@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accuracy import assert_as_accurate
-from gated import DTYPES, LAYOUTS, SHAPES, samples, triple
+from gated import DTYPES, FIRST_STAGE, LAYOUTS, SHAPES, samples, sum_dtype, triple
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -52,7 +52,7 @@ def test_gradients_by_hand(device):
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, FIRST_STAGE])
 def test_forward_is_as_accurate_as_eager(shape, dtype, relu, device):
     for layout in LAYOUTS if len(shape) == 4 else ["contiguous"]:
         x, f, z = triple(shape, dtype, device, layout)
@@ -95,6 +95,21 @@ def test_gradients_are_as_accurate_as_eager(shape, dtype, relu, device):
         exact = gradients(gated_residual_reference, doubles, masked.double())
         for a, b, c in zip(ours, eager, exact, strict=True):
             assert_as_accurate(a, b, c, roundings=4)  # three sums dz: eager's may all be lucky
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_of_one_large_map(dtype, layout, device):
+    """Of a single sum, eager's rounding may be any; that of n terms grows with sqrt(n)."""
+    x, f, z = triple(FIRST_STAGE, dtype, device, layout)
+    upstream = samples(FIRST_STAGE, dtype, device, 3)
+    inputs = [t.requires_grad_() for t in (x, f, z + 0.3)]
+    grad_x, grad_f, grad_z = torch.autograd.grad(gated_residual(*inputs), inputs, upstream)
+    wanted = (upstream.to(sum_dtype(dtype)) * inputs[2].detach()).to(dtype)
+    assert torch.equal(grad_x, upstream) and torch.equal(grad_f, wanted)
+    exact = (upstream.double() * f.double()).sum()
+    error = (grad_z.double() - exact).abs().item()
+    assert error <= 4 * torch.finfo(grad_z.dtype).eps * x.numel() ** 0.5
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 from accuracy import assert_as_accurate
-from gated import DTYPES, LAYOUTS, SHAPES, sum_dtype, triple
+from gated import DTYPES, FIRST_STAGE, LAYOUTS, SHAPES, sum_dtype, triple
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,7 +30,7 @@ def test_in_place_by_hand_eq_5_3(device):
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, FIRST_STAGE])
 def test_in_place_gives_the_same_bits(shape, dtype, relu, device):
     for layout in LAYOUTS if len(shape) == 4 else ["contiguous"]:
         x, f, z = triple(shape, dtype, device, layout)

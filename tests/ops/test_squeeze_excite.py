@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastheads.ops import squeeze_excite, squeeze_excite_reference
+from fastheads.ops import squeeze_excite, squeeze_excite_, squeeze_excite_reference
 
 # N, C, H, W, R: one, primes, odd channels, groups of samples, many pixels, many channels.
 SHAPES = [
@@ -253,6 +253,9 @@ def test_flops(device):
     with FlopCounterMode(display=False) as backward:
         y.sum().backward()
     assert forward.get_total_flops() == 2 * 2 * 2 * 18
+    with FlopCounterMode(display=False) as in_place, torch.no_grad():
+        squeeze_excite_(*args, **options)
+    assert in_place.get_total_flops() == forward.get_total_flops()
     assert backward.get_total_flops() == 2 * 5 * 2 * 18
 
 
