@@ -86,6 +86,11 @@ def not_differentiable(op: str) -> None:
     torch.library.register_autograd(f"fastheads::{op}", backward)
 
 
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """The type of sums over ``x``: float32, or float64 if it is that."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """The inputs of a linear layer as autocast has them on the device of ``x``."""
     device = x.device.type

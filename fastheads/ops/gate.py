@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import batch_norm, linear
 from torch.utils.flop_counter import register_flop_formula
 
-from .dispatch import any_layout, call
+from .dispatch import any_layout, call, sum_dtype
 
 
 def gate_reference(
@@ -34,7 +34,7 @@ def gate_reference(
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
     """:func:`gate` in plain PyTorch."""
-    dtype = _sum_dtype(x)
+    dtype = sum_dtype(x)
     mean = x.mean((2, 3), dtype=dtype) if x.dim() == 4 else x.to(dtype)
     units = _linear(mean, weight1, bias1)
     if running_mean is not None:
@@ -180,10 +180,6 @@ def _same_device(actual: torch.device, wanted: torch.device) -> bool:
     return actual.type == wanted.type and same_index
 
 
-def _sum_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
@@ -204,7 +200,7 @@ def _(
     norm_bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    z = x.new_empty(x.shape[0], dtype=_sum_dtype(x))
+    z = x.new_empty(x.shape[0], dtype=sum_dtype(x))
     return z, torch.empty_like(z), z.new_empty(x.shape[:2])
 
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fastheads.ops.dispatch import call, once_differentiable
-from fastheads.ops.sc_sigmoid_chunks import sum_dtype
+from fastheads.ops.dispatch import call, once_differentiable, sum_dtype
 from fastheads.targets import SparseTargets
 
 

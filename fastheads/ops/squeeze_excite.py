@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from .dispatch import any_layout, call, once_differentiable, trains_eagerly
+from .dispatch import any_layout, call, once_differentiable, sum_dtype, trains_eagerly
 
 # Their places are the codes of the operator.
 _INNER = {
@@ -188,10 +188,6 @@ def _like_output(x: Tensor) -> Tensor:
     return torch.empty_like(x) if in_place else x.new_empty(x.shape)
 
 
-def _sum_type(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 @torch.library.register_fake("fastheads::squeeze_excite")
 def _(
     x: Tensor,
@@ -206,7 +202,7 @@ def _(
     gate: int,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    mean, s = (x.new_empty(x.shape[:2], dtype=_sum_type(x)) for _ in range(2))
+    mean, s = (x.new_empty(x.shape[:2], dtype=sum_dtype(x)) for _ in range(2))
     return _like_output(x), mean, s
 
 

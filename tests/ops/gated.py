@@ -1,4 +1,4 @@
-"""Tensors that the tests of gated_residual share."""
+"""Tensors and dtypes that the tests of gates and gated_residual share."""
 
 import torch
 from torch import Tensor

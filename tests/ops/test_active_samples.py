@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
+from gated import DTYPES
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastheads.ops import active_samples, active_samples_reference, gumbel_noise
-
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
 def test_noise_is_gumbel(device):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from accuracy import assert_as_accurate
+from gated import DTYPES, LAYOUTS, sum_dtype
 from torch import Tensor
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,7 +24,6 @@ from fastheads.ops import (
     gumbel_noise,
 )
 
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 # N, C, H, W, d: one, primes, whole vectors, wide rows in several blocks, many pixels, empty, maps
 # of a first stage, many samples.
 SHAPES = [
@@ -37,12 +37,7 @@ SHAPES = [
     (1, 9, 112, 112, 3),
     (301, 5, 3, 2, 4),
 ]
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 Arguments = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]
-
-
-def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def arguments(shape, dtype, device, *, biases=True, weight_dtype=None) -> Arguments:
