@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 from torch.utils.flop_counter import register_flop_formula
 
 from .dispatch import autocast, once_differentiable
+from .sc_linear_gradients import conditional_backward, save_conditional
 
 
 def sc_linear_reference(
@@ -182,8 +183,10 @@ def sc_linear_conditional(
         RuntimeError: if shapes, offsets, dtypes or devices disagree, or a row or a group is out of
             range.
 
-    Not differentiable. The same bits from run to run. On CUDA, each call waits for the device once,
-    to learn how many values there are; so no CUDA graph can capture it.
+    Differentiable in ``x``, ``weight`` and ``bias``, at the cost of the pairs alone, beside zeros
+    as large as the weight. The same bits from run to run, but on CUDA for the gradient of a row
+    that has a pair more than once. There each call and each gradient waits for the device once, to
+    learn how many values there are; so no CUDA graph can capture it.
     """
     op = torch.ops.fastheads.sc_linear_conditional.default
     return op(x, weight, bias, rows, groups, in_offsets, out_offsets)
@@ -252,6 +255,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("fastheads::sc_linear", _backward, setup_context=_save)
+
+
+torch.library.register_autograd(
+    "fastheads::sc_linear_conditional", conditional_backward, setup_context=save_conditional
+)
 
 
 @register_flop_formula(torch.ops.fastheads.sc_linear)

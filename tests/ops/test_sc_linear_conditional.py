@@ -4,6 +4,7 @@ from itertools import accumulate
 
 import pytest
 import torch
+from accuracy import assert_as_accurate as nearly_as_accurate
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -104,6 +105,64 @@ def test_compact_rows(width, device):
         torch.testing.assert_close(found, (wanted, places))
 
 
+def gradients(function, case: Pairs, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    *floats, rows, groups, ins, outs = case.arguments(dtype)
+    leaves = [t.clone().requires_grad_() for t in floats if t is not None]
+    values, _ = function(*leaves, *[None] * (3 - len(leaves)), rows, groups, ins, outs)
+    grad = torch.randn(len(values), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.autograd.grad(values, leaves, grad.to(values), materialize_grads=True)
+
+
+@pytest.mark.parametrize("pairs", [1, 70])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients(dtype, pairs, device):
+    """Off by at most twice what eager PyTorch is; zero where no pair is."""
+    compact = Pairs(pairs, pairs, None, device=device, dtype=dtype)
+    compact.rows = None
+    for case in (
+        Pairs(40, pairs, device=device, dtype=dtype),
+        Pairs(40, pairs, None, bias=False, device=device, dtype=dtype),
+        compact,
+    ):
+        exact = gradients(sc_linear_conditional_reference, case, torch.float64)
+        eager, ours = (
+            gradients(f, case, dtype)
+            for f in (sc_linear_conditional_reference, sc_linear_conditional)
+        )
+        for mine, theirs, right in zip(ours, eager, exact, strict=True):
+            nearly_as_accurate(mine, theirs, right, roundings=2)  # sums in another order
+
+
+def test_gradients_without_pairs(device):
+    grads = gradients(sc_linear_conditional, Pairs(4, 0, device=device), torch.float32)
+    assert [len(grad) for grad in grads] == [4, 5 * 33 + 41 * 7 + 200 * 130, 254]
+    assert not any(grad.count_nonzero() for grad in grads)
+
+
+def test_gradients_of_what_is_needed(device):
+    """Of a frozen weight none is computed."""
+    case = Pairs(6, 9, device=device)
+    x, weight, _, rows, groups, ins, outs = case.arguments()
+    values, offsets = sc_linear_conditional(*case.arguments())
+    rest = x, weight, rows, groups, offsets, ins, outs
+    backward = torch.ops.fastheads.sc_linear_conditional_backward
+    whole = backward(values, *rest, [True] * 3)
+    for i in range(3):
+        found = backward(values, *rest, [j == i for j in range(3)])
+        assert [t.numel() > 0 for t in found] == [j == i for j in range(3)]
+        assert torch.equal(found[i], whole[i])
+
+
+def test_gradcheck(device):
+    case = Pairs(3, 7, [2, 3, 0, 4], [3, 1, 2, 0], device=device, dtype=torch.float64)
+    *leaves, rows, groups, ins, outs = case.arguments()
+
+    def values(x, weight, bias):
+        return sc_linear_conditional(x, weight, bias, rows, groups, ins, outs)[0]
+
+    assert torch.autograd.gradcheck(values, [t.requires_grad_() for t in leaves])
+
+
 def test_skipped_groups_are_not_read(device):
     case = Pairs(5, 20, device=device)
     case.groups.fill_(1)
@@ -144,6 +203,8 @@ def test_opcheck(device):
     x, weight, bias, rows, groups, ins, outs = case.arguments()
     for features in (x, x.t().contiguous().t()):
         opcheck(OP.default, (features, weight, bias, rows, groups, ins, outs))
+    leaves = [t.requires_grad_() for t in (x, weight, bias)]
+    opcheck(OP.default, (*leaves, rows, groups, ins, outs))
 
 
 def test_compile(device):
@@ -151,6 +212,9 @@ def test_compile(device):
     given = case.x, case.rows, case.groups
     compiled = torch.compile(call, fullgraph=True)
     assert torch.equal(compiled(case, *given), call(case, *given))
+    case.weight.requires_grad_()
+    grads = [torch.autograd.grad(f(case, *given).sum(), case.weight)[0] for f in (compiled, call)]
+    torch.testing.assert_close(*grads)
 
 
 class Module(torch.nn.Module):
@@ -171,6 +235,10 @@ def test_flops(device):
     with FlopCounterMode(display=False) as counter:
         values, _ = sc_linear_conditional(*case.arguments())
     assert counter.get_total_flops() == 2 * len(values) * 16
+    case.weight.requires_grad_(), case.x.requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        sc_linear_conditional(*case.arguments())[0].sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * len(values) * 16
 
 
 def test_bytes(device):
