@@ -123,7 +123,8 @@ def sc_linear_(
     """Adds :func:`sc_linear` to logits in place: heads beside a dense classifier.
 
     Args:
-        y: ``[B, N]``, dtype of ``x``; columns of a larger matrix are written in place too.
+        y: ``[B, N]``, dtype of ``x`` (under autocast any, such as float32 logits); columns of a
+            larger matrix are written in place too.
         x: as in :func:`sc_linear`, and so are ``weight``, ``bias`` and ``generic``.
         weight: flat.
         bias: ``[N]`` or None.
@@ -138,17 +139,29 @@ def sc_linear_(
     Raises:
         RuntimeError: if shapes, offsets, dtypes or devices disagree.
 
-    Differentiable in ``y``, ``x``, ``weight``, ``bias`` and ``generic`` (then the product is held
-    once beside ``y``). The same bits from run to run.
+    Differentiable in ``y``, ``x``, ``weight``, ``bias`` and ``generic``. Under autocast, inputs are
+    cast as by :func:`sc_linear`, ``y`` is not. With gradients, and where autocast leaves ``y`` in
+    another dtype, the product is held once beside ``y``. The same bits from run to run.
     """
     x, weight, bias, generic = autocast(x, weight, bias, generic)
     inputs = (x, weight, bias, generic)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (y, *inputs)):
-        if not accumulate:
-            raise ValueError("sc_linear_: accumulate must be True where gradients are wanted")
-        return y.add_(torch.ops.fastheads.sc_linear.default(*inputs, in_offsets, out_offsets))
-    torch.ops.fastheads.sc_linear_.default(y, *inputs, in_offsets, out_offsets, accumulate)
-    return y
+    wanted = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (y, *inputs)
+    )
+    if wanted and not accumulate:
+        raise ValueError("sc_linear_: accumulate must be True where gradients are wanted")
+    casting = y.is_floating_point() and torch.is_autocast_enabled(y.device.type)
+    casts = casting and y.dtype != x.dtype
+    if not wanted and not casts:
+        torch.ops.fastheads.sc_linear_.default(y, *inputs, in_offsets, out_offsets, accumulate)
+        return y
+    product = torch.ops.fastheads.sc_linear.default(*inputs, in_offsets, out_offsets)
+    if y.shape != product.shape or (y.dtype != x.dtype and not casts):
+        raise RuntimeError(
+            f"sc_linear_: y must be {list(product.shape)} of {x.dtype}, "
+            f"got {list(y.shape)} of {y.dtype}"
+        )
+    return y.add_(product) if accumulate else y.copy_(product)
 
 
 def sc_linear_conditional(
@@ -184,10 +197,12 @@ def sc_linear_conditional(
             range.
 
     Differentiable in ``x``, ``weight`` and ``bias``, at the cost of the pairs alone, beside zeros
-    as large as the weight. The same bits from run to run, but on CUDA for the gradient of a row
-    that has a pair more than once. There each call and each gradient waits for the device once, to
-    learn how many values there are; so no CUDA graph can capture it.
+    as large as the weight. Under autocast, inputs are cast as by :func:`sc_linear`. The same bits
+    from run to run, but on CUDA for the gradient of a row that has a pair more than once. There
+    each call and each gradient waits for the device once, to learn how many values there are; so
+    no CUDA graph can capture it.
     """
+    x, weight, bias = autocast(x, weight, bias)
     op = torch.ops.fastheads.sc_linear_conditional.default
     return op(x, weight, bias, rows, groups, in_offsets, out_offsets)
 

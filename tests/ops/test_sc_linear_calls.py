@@ -1,5 +1,7 @@
 """How sc_linear is called: what is asked for, strides, repeats, compilers, autocast, rejections."""
 
+import re
+
 import pytest
 import torch
 from linear_groups import Layer
@@ -126,6 +128,27 @@ def test_autocast(device):
     assert torch.equal(y, layer(sc_linear, low))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_in_place(dtype, device):
+    """With gradients or without: into float32 logits, as ``y.add_`` would, and into bfloat16."""
+    layer = Layer(6, [3, 7], [5, 4], device=device)
+    x, weight, bias, _ = layer.tensors()
+    low = sc_linear(*(t.bfloat16() for t in (x, weight, bias)), layer.ins, layer.outs)
+    for leaf in (weight, weight.clone().requires_grad_()):
+        y = layer.grad.to(dtype, copy=True)
+        with torch.autocast(device.type, torch.bfloat16):
+            sc_linear_(y, x, leaf, bias, layer.ins, layer.outs)
+        assert y.dtype == dtype and y.requires_grad == leaf.requires_grad
+        if dtype == torch.float32:  # in bfloat16 the sum may be rounded once or twice
+            assert torch.equal(y, layer.grad + low)
+        torch.testing.assert_close(y, layer.grad.to(dtype) + low)
+    y.sum().backward()
+    assert leaf.grad.dtype == torch.float32
+    with torch.autocast(device.type, torch.bfloat16):
+        y = sc_linear_(y.detach(), x, weight, bias, layer.ins, layer.outs, accumulate=False)
+    assert torch.equal(y, low.to(dtype))
+
+
 def test_flops(device):
     """Two a weight and sample; the gradient of the input and that of the weight cost as much."""
     layer = Layer(6, [3, 7], [5, 4], generic=2, device=device)
@@ -181,6 +204,11 @@ def test_rejects(device):
         with pytest.raises(RuntimeError) as error:
             sc_linear_(y, layer.x, layer.weight, layer.bias, layer.ins, layer.outs)
         assert message in str(error.value), message
+        before, found = y.clone(), f"got {list(y.shape)} of {y.dtype}"
+        with pytest.raises(RuntimeError, match=re.escape(f"of torch.float32, {found}")):
+            weight = layer.weight.clone().requires_grad_()
+            sc_linear_(y, layer.x, weight, layer.bias, layer.ins, layer.outs)
+        assert torch.equal(y, before)
 
 
 @pytest.mark.cuda

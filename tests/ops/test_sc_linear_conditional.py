@@ -217,6 +217,20 @@ def test_compile(device):
     torch.testing.assert_close(*grads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast(dtype, device):
+    """Features as a network under autocast gives them, a float32 weight."""
+    case = Pairs(6, 9, device=device)
+    wanted = sc_linear_conditional(*case.arguments(torch.bfloat16))
+    case.x, case.weight = case.x.to(dtype), case.weight.requires_grad_()
+    x, *rest = case.x, *case.arguments()[1:]
+    with torch.autocast(device.type, torch.bfloat16):
+        found = sc_linear_conditional(x, *rest)
+    assert all(map(torch.equal, found, wanted))
+    found[0].sum().backward()
+    assert case.weight.grad.dtype == torch.float32
+
+
 class Module(torch.nn.Module):
     def forward(self, x: Tensor, weight: Tensor, rows: Tensor, groups: Tensor) -> Tensor:
         places = [0, *accumulate(READ)], [0, *accumulate(WRITTEN)]
