@@ -88,8 +88,8 @@ SHOWN = {
     "stream": ("resnet", "senet", "senet_2x_r32", "kept_distillation", "kept_replay",
                "kept_together", "kept_together_last", "retrained"),
 }  # fmt: skip
-# Cases of each CSV, by what their operation, pass, shape and dtype contain: in README.md, and in
-# the file beside the CSVs, which hold all.
+# Cases of each CSV in README.md, by what their operation, pass, shape and dtype contain; the file
+# beside the CSVs has all.
 HEADLINES = {
     "squeeze_excite": r"8x256x56x56 float32$",
     "model": "",
@@ -106,22 +106,7 @@ HEADLINES = {
     "concentrate": r"step.* B=64 N=50000 float32|student",
     "augment": r"^group_heads forward paper 000 \[32\] float32",
 }
-BENCHES = {
-    "squeeze_excite": r"8x(256x56x56|2048x7x7) ",
-    "model": "",
-    "senet": "",
-    "multilabel_margin": "",
-    "gated_block": r"\[32, (512|1024).* float32",
-    "sc_linear": r"^sc_linear\S* .*(uniform|tiny|masked|of 20x).*(B=1|B=64|B=32) +float32",
-    "sc_sigmoid_loss": r"",
-    "heads": r"topk_logits .*FC1024|^heads ",
-    "topk_confusion": "",
-    "csr_matmul": "",
-    "clustering": "",
-    "adaptive": "",
-    "concentrate": r"B=(64|256) N=50000 float32|student|soft",
-    "augment": r"paper 000 \[(32|256)\] float32|glyphs \[32\]",
-}
+BENCHES = sorted(path.stem for path in RESULTS.glob("*.csv"))
 # What ours is called where there are more forms of it, or its memory is in the name.
 FORMS = {"model": "fastheads( compiled)?", "sc_sigmoid_loss": r"fastheads( \d+ MB)?",
          "concentrate": r"fastheads.*"}  # fmt: skip
@@ -215,30 +200,62 @@ def cell(metric: dict) -> str:
     return mean if len(metric["seeds"]) == 1 else f"{mean} ± {100 * metric['std']:.1f}"
 
 
-def bench_rows(name: str, wanted: str) -> tuple[list[str], dict[str, str]]:
-    """Our rows of one CSV that are wanted, with the best peer of the same run; its last row."""
+Contest = tuple[str, dict[str, str], dict[str, str] | None]
+
+
+def contests(name: str) -> list[Contest]:
+    """Of each of our rows of one CSV: its case, the row, the best peer of the same run."""
+    cases: dict[str, list[dict[str, str]]] = {}
     with (RESULTS / f"{name}.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    cases: dict[tuple, list[dict]] = {}
-    for row in rows:
-        cases.setdefault((row["op"], row["pass"], row["shape"], row["dtype"]), []).append(row)
-    lines = []
-    for (op, pass_, shape, dtype), contestants in cases.items():
-        if not re.search(wanted, f"{op} {pass_} {shape} {dtype}"):
-            continue
+        for row in csv.DictReader(file):
+            case = " ".join(row[key] for key in ("op", "pass", "shape", "dtype"))
+            cases.setdefault(case, []).append(row)
+    found: list[Contest] = []
+    for case, rows in cases.items():
         # "fastheads ..." is another form of ours, no peer.
-        peers = [row for row in contestants if not row["provider"].startswith("fastheads")]
+        peers = [row for row in rows if not row["provider"].startswith("fastheads")]
         best = min(peers, key=lambda row: float(row["median_us"]), default=None)
+        ours = (r for r in rows if re.fullmatch(FORMS.get(name, "fastheads"), r["provider"]))
+        found += [(case, row, best) for row in ours]
+    return found
+
+
+def bench_rows(name: str, wanted: str = "") -> tuple[list[str], dict[str, str]]:
+    """The lines of one CSV that are wanted; the last of its rows."""
+    found = contests(name)
+    lines = []
+    for case, row, best in found:
+        if not re.search(wanted, case):
+            continue
+        form = row["provider"].removeprefix("fastheads")
+        operation = (
+            row["op"] if row["pass"] == "forward" else f"{row['op']}, {row['pass']}"
+        ) + form
+        took = duration(row["median_us"])
         against = f"{best['provider']} {duration(best['median_us'])}" if best else ""
-        for row in contestants:
-            if not re.fullmatch(FORMS.get(name, "fastheads"), row["provider"]):
-                continue
-            ratio = f"{float(row['ratio_to_best_peer']):.2f}" if best else ""
-            form = row["provider"].removeprefix("fastheads")
-            operation = (op if pass_ == "forward" else f"{op}, {pass_}") + form
-            took = duration(row["median_us"])
-            lines.append(f"| {operation} | {shape} {dtype} | {took} | {against} | {ratio} |")
-    return lines, rows[-1]
+        ratio = f"{float(row['ratio_to_best_peer']):.2f}" if best else ""
+        lines.append(
+            f"| {operation} | {row['shape']} {row['dtype']} | {took} | {against} | {ratio} |"
+        )
+    return lines, found[-1][1]
+
+
+def behind() -> str:
+    """In how many rows ours is slower than the best peer, where, and by how much at most."""
+    ratios = {
+        name: [
+            (float(row["ratio_to_best_peer"]), case) for case, row, best in contests(name) if best
+        ]
+        for name in BENCHES
+    }
+    slower = {name: [each for each in of if each[0] < 1] for name, of in ratios.items()}
+    where = [f"`{name}` {len(of)} of {len(ratios[name])}" for name, of in slower.items() if of]
+    missed, rows = (sum(map(len, each.values())) for each in (slower, ratios))
+    least, case = min(each for of in slower.values() for each in of)
+    return (
+        f"Of all {rows} rows with a peer {rows - missed} are ahead of the best of them; behind it "
+        f"are {missed} ({', '.join(where)}), the least {least:.2f} ({case}).\n"
+    )
 
 
 def bench_table(lines: list[str], ran: list[dict[str, str]]) -> str:
@@ -294,17 +311,17 @@ def short() -> str:
     title = (
         "`fastheads bench`, peers in the same run (ratio above 1: faster than the best of them):"
     )
-    return _joined([*systems(SHOWN), title, bench_table(lines, ran)])
+    return _joined([*systems(SHOWN), title, bench_table(lines, ran), behind()])
 
 
 def whole() -> str:
     """What the file beside the CSVs holds."""
     parts = ["# Measured", "Written by `python bench/readme_figures.py`.", *systems()]
-    for name, wanted in BENCHES.items():
-        lines, row = bench_rows(name, wanted)
+    for name in BENCHES:
+        lines, row = bench_rows(name)
         parts += [f"`fastheads bench {name}` (ratio above 1: faster than the best peer of the "
                   "same run):", bench_table(lines, [row])]  # fmt: skip
-    return _joined(parts)
+    return _joined([*parts, behind()])
 
 
 def _joined(parts: list[str]) -> str:
