@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from fastheads.ops import sc_linear
+from fastheads.ops import sc_linear, sc_linear_, sc_linear_conditional
 
 
 class SCLinear(nn.Module):
@@ -97,11 +97,7 @@ class SCLinear(nn.Module):
 
     def part(self, x: Tensor, first: int, last: int, generic: Tensor | None = None) -> Tensor:
         """The outputs of groups ``first`` to ``last - 1`` alone, from the ``x`` of all groups."""
-        if (0 if generic is None else generic.shape[1]) != self.generic:
-            raise ValueError(
-                f"generic must have {self.generic} columns, "
-                f"got {'none' if generic is None else generic.shape[1]}"
-            )
+        self._check_generic(generic)
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         inputs = self.in_offsets
@@ -115,6 +111,68 @@ class SCLinear(nn.Module):
                 x = x[:, inputs[0] : inputs[-1]]
                 inputs = tuple(offset - inputs[0] for offset in inputs)
         return sc_linear(x, weight, bias, inputs, outputs, generic=generic)
+
+    def add_(self, logits: Tensor, x: Tensor, generic: Tensor | None = None) -> Tensor:
+        """Adds the outputs of all groups to ``logits`` in place: heads beside a dense classifier.
+
+        Without gradients no ``[N, out_features]`` is held beside ``logits``::
+
+            logits = heads.add_(classifier(hidden), features)
+
+        Args:
+            logits: ``[N, out_features]`` in group order, dtype of ``x``, or any under autocast;
+                columns of a larger matrix too.
+            x: as in the forward, and so is ``generic``.
+            generic: ``[N, generic]`` or None.
+
+        Returns:
+            ``logits``. Differentiable in all of them.
+
+        Raises:
+            RuntimeError: if shapes, dtypes or devices disagree.
+            ValueError: if ``generic`` has other columns than the layer.
+        """
+        self._check_generic(generic)
+        places = self.in_offsets, self.out_offsets
+        return sc_linear_(logits, x, self.weight, self.bias, *places, generic=generic)
+
+    def conditional(
+        self, x: Tensor, groups: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The outputs of some groups for some rows: heads where a base network points.
+
+        The best three groups of every image, whose logits are not computed for the others::
+
+            chosen = masses.topk(3, 1).indices  # [N, 3]
+            rows = torch.arange(len(x), device=x.device).repeat_interleave(3)
+            values, offsets = layer.conditional(x, chosen.flatten(), rows)
+
+        Args:
+            x: ``[N, in_features]``; without ``rows``, ``[P, inputs of a group]``, row p for pair p,
+                where all groups have as many inputs.
+            groups: ``[P]``, int64, the group of each pair.
+            rows: ``[P]``, int64, the row of ``x`` of each pair, or None.
+
+        Returns:
+            ``values``, ``[V]``, and ``offsets``, ``[P + 1]``, int64: the outputs of pair p are
+            ``values[offsets[p]:offsets[p + 1]]``. Differentiable in ``x`` and the parameters.
+
+        Raises:
+            RuntimeError: if shapes, dtypes or devices disagree, or a row or a group is out of
+                range.
+            ValueError: if the layer has generic columns.
+        """
+        if self.generic:
+            raise ValueError(f"conditional must have 0 generic columns, got {self.generic}")
+        places = self.in_offsets, self.out_offsets
+        return sc_linear_conditional(x, self.weight, self.bias, rows, groups, *places)
+
+    def _check_generic(self, generic: Tensor | None) -> None:
+        if (0 if generic is None else generic.shape[1]) != self.generic:
+            raise ValueError(
+                f"generic must have {self.generic} columns, "
+                f"got {'none' if generic is None else generic.shape[1]}"
+            )
 
     @property
     def num_groups(self) -> int:

@@ -101,6 +101,56 @@ def test_part_is_columns_of_the_whole(kind):
             torch.testing.assert_close(part, whole[:, offsets[first] : offsets[last]])
 
 
+@kinds
+@pytest.mark.parametrize("bias", [True, False])
+def test_adds_to_logits(kind, bias):
+    """In place, without gradients and with those of the sum; also to columns of more logits."""
+    layer = layer_of(kind, bias)
+    x, generic = inputs(layer)
+    dense = torch.randn(5, layer.out_features, dtype=torch.float64, requires_grad=True)
+    expected = dense + layer(x, generic)
+    with torch.no_grad():
+        wide = torch.ones(5, layer.out_features + 3, dtype=torch.float64)
+        logits = wide[:, 1:-2].copy_(dense)
+        assert layer.add_(logits, x, generic) is logits
+        torch.testing.assert_close(wide[:, 1:-2], expected)
+        assert wide[:, :1].eq(1).all() and wide[:, -2:].eq(1).all()
+    added, leaves = layer.add_(dense * 1, x, generic), [dense, *layer.parameters()]
+    torch.testing.assert_close(added, expected)
+    grads = [torch.autograd.grad(y.square().sum(), leaves) for y in (added, expected)]
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "generic" not in kind])
+def test_conditional_is_a_part_of_the_whole(kind, bias):
+    """Every pair of a row and a group once, in any order, and its gradients."""
+    layer = layer_of(kind, bias)
+    x, _ = inputs(layer)
+    pairs = torch.cartesian_prod(torch.arange(5), torch.arange(layer.num_groups))
+    rows, groups = pairs[torch.randperm(len(pairs))].T
+    values, offsets = layer.conditional(x, groups, rows)
+    whole, begins = layer(x), layer.out_offsets
+    expected = [
+        whole[row, begins[g] : begins[g + 1]] for row, g in zip(rows.tolist(), groups, strict=True)
+    ]
+    torch.testing.assert_close(values, torch.cat(expected))
+    sizes = torch.tensor(layer.out_sizes)
+    assert torch.equal(offsets.diff(), sizes[groups]) and offsets[0] == 0
+    parameters = list(layer.parameters())
+    grads = [torch.autograd.grad(y.square().sum(), parameters) for y in (values, whole)]
+    torch.testing.assert_close(*grads)
+
+
+def test_conditional_with_a_row_for_each_pair():
+    layer = layer_of("equal")
+    groups, x = torch.tensor([2, 0, 2]), torch.randn(3, 4, dtype=torch.float64)
+    values, _ = layer.conditional(x, groups)
+    weights, biases = layer.group_weights(), layer.bias.view(3, 4)
+    expected = [weights[g] @ row + biases[g] for g, row in zip(groups.tolist(), x, strict=True)]
+    torch.testing.assert_close(values, torch.cat(expected))
+
+
 def test_starts_as_linear_layers_do():
     """Uniform within 1 / sqrt(fan in), the group's own."""
     torch.manual_seed(0)
@@ -290,6 +340,14 @@ def test_exported_program_runs_without_fastheads(tmp_path):
         (lambda: SCLinear(2, [3], generic=-1), "generic must be at least 0"),
         (lambda: layer_of("ragged")(*inputs(layer_of("generic"))), "must have 0 columns, got 2"),
         (lambda: layer_of("generic")(torch.zeros(1, 10)), "must have 2 columns, got none"),
+        (
+            lambda: layer_of("generic").add_(torch.zeros(1, 8), torch.zeros(1, 10)),
+            "generic must have 2 columns, got none",
+        ),
+        (
+            lambda: layer_of("generic").conditional(torch.zeros(1, 10), torch.zeros(1).long()),
+            "conditional must have 0 generic columns, got 2",
+        ),
         (lambda: SCLinear.from_dense(nn.Linear(2, 2)), "mask, or in_sizes and out_sizes, got"),
         (
             lambda: SCLinear.from_dense(nn.Linear(2, 2), torch.ones(2, 3)),
