@@ -102,7 +102,9 @@ def sc_linear(
 
     Differentiable in ``x``, ``weight``, ``bias`` and ``generic``. Under autocast, inputs are cast
     as those of ``torch.nn.functional.linear`` are. Sums are float32 (float64 of float64); the same
-    bits from run to run.
+    bits from run to run. On CUDA, ``torch.backends.cuda.matmul.allow_tf32`` is followed where
+    cuBLAS multiplies float32: results of more than 16 rows, and gradients; up to 16 rows, and in
+    :func:`sc_linear_conditional`, products are those of float32 whatever the switch.
     """
     x, weight, bias, generic = autocast(x, weight, bias, generic)
     op = torch.ops.fastheads.sc_linear.default

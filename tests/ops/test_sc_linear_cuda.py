@@ -1,6 +1,8 @@
 """sc_linear on CUDA: each of its kernels against plain PyTorch, in graphs, and from run to run."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 
 import pytest
@@ -185,6 +187,47 @@ def test_pairs_out_of_range_are_rejected_with_their_place(bad, name, device):
             *(torch.ones(5, 6, device=device), torch.ones(12, device=device), None),
             *(rows.to(device), groups.to(device), [0, 2, 4, 6], [0, 2, 4, 6]),
         )
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("batch", [16, 130])
+@pytest.mark.parametrize("groups", GROUPS)
+def test_tf32_is_of_the_library_alone(groups, batch, device):
+    """Its factors keep 10 bits: products are off by 2^-9 at most."""
+    x, weight, bias, _ = inputs_of(groups, batch, torch.float32, device.type)
+    ins, outs = (offsets(sizes) for sizes in GROUPS[groups])
+    grad = torch.randn(batch, outs[-1], device=device)
+    rows, chosen = torch.arange(6, device=device), torch.zeros(6, dtype=torch.int64, device=device)
+    needed = [True, True, True, False]
+
+    def results() -> list[Tensor]:
+        pairs = sc_linear_conditional(x, weight, bias, rows, chosen, ins, outs)[0]
+        y = sc_linear(x, weight, bias, ins, outs)
+        backward = torch.ops.fastheads.sc_linear_backward
+        return [pairs, y, *backward(grad, x, weight, None, ins, outs, needed)]
+
+    plain = results()
+    with tf32():
+        switched = results()
+    own = 2 if batch <= 16 and device.type == "cuda" else 1  # not of a library: the same bits
+    assert all(map(torch.equal, switched[:own], plain[:own]))
+    # In float64 and with the absolute values of all, so that nothing cancels: the bound.
+    tensors = exact(grad, x, weight, bias)
+    wanted, largest = (
+        [sc_linear_reference(b, w, c, ins, outs), *gradients(g, b, w, None, ins, outs)]
+        for g, b, w, c in (tensors, map(torch.abs, tensors))
+    )
+    for mine, right, bound in zip(switched[1:], wanted, largest, strict=False):
+        assert ((mine - right).abs() <= 2**-9 * bound).all()
 
 
 @pytest.mark.cuda
