@@ -7,6 +7,7 @@ import torch
 from accuracy import assert_as_accurate as nearly_as_accurate
 from hypothesis import given
 from hypothesis import strategies as st
+from linear_groups import zipf
 from torch import Tensor
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
@@ -76,6 +77,41 @@ def test_by_hand(dtype, device):
 def test_accuracy(dtype, pairs, device):
     assert_as_accurate(Pairs(40, pairs, device=device, dtype=dtype))
     assert_as_accurate(Pairs(40, pairs, None, bias=False, device=device, dtype=dtype))
+
+
+# Columns and labels of each group: thousands, by Zipf's law, 100,000 labels of which one group has
+# 30,000 and one has one.
+LARGE = {
+    "2000": ([3 + g % 5 for g in range(2000)], [1 + 7 * g % 50 for g in range(2000)]),
+    "zipf": ([24] * 30, zipf(30, 900)),
+    "100000": ([8] * 14, [*zipf(12, 30_000), 1, 99_999 - sum(zipf(12, 30_000))]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", LARGE)
+def test_large_vocabularies(sizes, dtype, device):
+    """With gradients; and the last group, whose weight lies furthest."""
+    case = Pairs(20, 60, *LARGE[sizes], device=device, dtype=dtype)
+    case.groups[0] = len(LARGE[sizes][0]) - 1
+    assert_as_accurate(case)
+    functions = sc_linear_conditional, sc_linear_conditional_reference
+    ours, eager = (gradients(f, case, dtype) for f in functions)
+    exact = gradients(sc_linear_conditional_reference, case, torch.float64)
+    for mine, theirs, right in zip(ours, eager, exact, strict=True):
+        nearly_as_accurate(mine, theirs, right, roundings=2)
+
+
+def test_no_rows(device):
+    """A batch of none asks for none, with the rows of pairs or without."""
+    case = Pairs(0, 0, None, device=device)
+    x, weight, bias, rows, *rest = case.arguments()
+    x.requires_grad_()
+    for pairs in (rows, None):
+        values, offsets = sc_linear_conditional(x, weight, bias, pairs, *rest)
+        assert values.shape == (0,) and offsets.tolist() == [0]
+        values.sum().backward()
+        assert x.grad.shape == (0, 24)
 
 
 @given(
