@@ -1,101 +1,29 @@
 """sc_linear: the linear layers of many groups, against what PyTorch offers for them.
 
-``sc_linear`` against a loop of ``F.linear`` and ``cat``, padded ``baddbmm`` and what
-``torch.compile`` makes of both; the dense layer of as many labels, and the dense layer that reads
-all groups with a mask, where they fit. ``sc_linear_conditional`` against evaluating every group and
-against a loop over the groups that are asked for. In-place ``sc_linear_`` runs where logits are
-already there. ``bytes`` count the weight, ``x`` and ``y`` once (backward: the weight twice, and its
-gradient). ``--all`` adds batches 7, 16 and 1,000, and the slower layers in every dtype.
+``sc_linear`` against a loop of ``F.linear`` and ``cat``, padded ``baddbmm``, what ``torch.compile``
+makes of both, and ``F.grouped_mm`` in bfloat16; the dense layer of as many labels, and the dense
+layer that reads all groups with a mask, where they fit. On CUDA also each of our kernels by itself,
+and other cases with ``--quick``: those between which kernels change. ``sc_linear_conditional``
+against evaluating every group and against a loop over the groups that are asked for. In-place
+``sc_linear_`` runs where logits are already there. ``bytes`` count the weight, ``x`` and ``y`` once
+(backward: the weight twice, and its gradient). ``--all`` adds batches 7, 16 and 1,000, and the
+slower layers in every dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad
+from torch.nn.functional import linear
 
-from fastheads.ops import sc_linear, sc_linear_, sc_linear_conditional
+from fastheads.ops import sc_linear_, sc_linear_conditional
 
 from .harness import OURS, Case, parser, run
-
-
-def zipf(groups: int, largest: int, smallest: int, labels: int) -> list[int]:
-    """Sizes by Zipf's law between two limits, the last one to reach the sum."""
-    sizes = [max(smallest, int(largest / (g + 1))) for g in range(groups - 1)]
-    return [*sizes, labels - sum(sizes)]
-
-
-# name: columns and labels of each group
-LAYERS: dict[str, tuple[list[int], list[int]]] = {
-    "uniform 20x5000": ([512] * 20, [5000] * 20),
-    "zipf 20, 200-30000": ([512] * 20, zipf(20, 27_800, 200, 100_000)),
-    "256 small": ([128] * 256, [150 + g % 97 for g in range(256)]),
-    "2000 tiny": ([64] * 2000, [1 + 7 * g % 50 for g in range(2000)]),
-    "SC-SC 20x512": ([512] * 20, [512] * 20),
-}
-
-
-class Layer:
-    """One set of numbers in the form that each contestant wants."""
-
-    def __init__(self, name: str, batch: int, dtype: torch.dtype, device: torch.device,
-                 train: bool):  # fmt: skip
-        self.read, self.written = LAYERS[name]
-        self.ins, self.outs = ([0, *accumulate(sizes)] for sizes in (self.read, self.written))
-        self.sizes = [n * k for n, k in zip(self.written, self.read, strict=True)]
-        scale = self.read[0] ** -0.5
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, device=device).to(dtype)
-
-        self.x, self.grad = draw(batch, self.ins[-1]), draw(batch, self.outs[-1])
-        self.weight, self.bias = draw(sum(self.sizes)) * scale, draw(self.outs[-1])
-        # The peers' weights are their own leaves, so that no gradient has to be put together.
-        self.weights = [
-            w.view(n, k).clone()
-            for w, n, k in zip(self.weight.split(self.sizes), self.written, self.read, strict=True)
-        ]
-        self.biases = [b.clone() for b in self.bias.split(self.written)]
-        leaves = [self.x, self.weight, self.bias, *self.weights, *self.biases]
-        self.most = max(self.written)
-        if self.paddable():
-            more = [self.most - n for n in self.written]
-            each = zip(self.weights, self.biases, more, strict=True)
-            padded = [(pad(w, (0, 0, 0, m)), pad(b, (0, m))) for w, b, m in each]
-            self.padded = torch.stack([w for w, _ in padded])
-            self.padded_bias = torch.stack([b for _, b in padded])[:, None]
-            leaves += [self.padded, self.padded_bias]
-        if train:
-            for leaf in leaves:
-                leaf.requires_grad_()
-
-    def paddable(self) -> bool:
-        """Equal columns, and padding at most triples the weight."""
-        return len(set(self.read)) == 1 and self.most * len(self.written) <= 3 * self.outs[-1]
-
-    def ours(self) -> Tensor:
-        return sc_linear(self.x, self.weight, self.bias, self.ins, self.outs)
-
-    def loop(self) -> Tensor:
-        parts = zip(self.x.split(self.read, 1), self.weights, self.biases, strict=True)
-        return torch.cat([linear(x, w, b) for x, w, b in parts], 1)
-
-    def bmm(self) -> Tensor:
-        x = self.x.view(len(self.x), len(self.read), -1).transpose(0, 1)
-        y = torch.baddbmm(self.padded_bias, x, self.padded.transpose(1, 2))
-        if self.most * len(self.written) == self.outs[-1]:
-            return y.transpose(0, 1).reshape(len(self.x), -1)
-        return torch.cat([y[g, :, :n] for g, n in enumerate(self.written)], 1)
-
-    def exact(self) -> Tensor:
-        with torch.no_grad():
-            parts = zip(self.x.split(self.read, 1), self.weights, self.biases, strict=True)
-            each = [linear(x.double(), w.double(), b.double()) for x, w, b in parts]
-            return torch.cat(each, 1)
+from .sc_layers import LAYERS, Layer, forced, runs
 
 
 def trained(layer: Layer, forward: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], Any]:
@@ -114,6 +42,8 @@ def case(name: str, batch: int, dtype: torch.dtype, device: torch.device, train:
         torch._dynamo.reset()
         for peer, (call, leaves) in list(forwards.items())[1:]:
             forwards[f"compiled {peer}"] = (torch.compile(call), leaves)
+    if layer.groupable():
+        forwards["F.grouped_mm"] = (layer.grouped_mm, [layer.rounded, layer.rounded_bias])
     exact = layer.exact()
     if train:
         with torch.no_grad():
@@ -125,6 +55,11 @@ def case(name: str, batch: int, dtype: torch.dtype, device: torch.device, train:
         if name.startswith("uniform"):
             dense, x = layer.weight.view(-1, 512), layer.x[:, :512].contiguous()
             providers[f"{OURS} (dense as large)"] = lambda: linear(x, dense, layer.bias)
+    peer = "F.grouped_mm"  # strict about addresses, by device and version
+    if peer in providers and not runs(peer, providers[peer]):
+        del providers[peer]
+    if device.type == "cuda":
+        providers |= forced(layer, train)
 
     def error(provider: str, y: Tensor) -> float:
         if "dense as large" in provider:  # another function: the same work without groups
@@ -230,7 +165,11 @@ def conditional_case(batch: int, each: int, dtype: torch.dtype, device: torch.de
     )  # fmt: skip
 
 
-def cases(device: torch.device, quick: bool, everything: bool) -> Iterator[Case]:
+def planned(cuda: bool, quick: bool, everything: bool) -> Iterator[Callable[..., Case]]:
+    """What makes each case of a device; nothing is made yet."""
+    if cuda and quick:
+        yield from _on_a_gpu()
+        return
     batches = [1, 64] if quick else [1, 7, 16, 64, 256, 1000] if everything else [1, 64, 256]
     dtypes = [torch.float32, torch.bfloat16]
     names = ["SC-SC 20x512", "2000 tiny"] if quick else list(LAYERS)
@@ -240,15 +179,34 @@ def cases(device: torch.device, quick: bool, everything: bool) -> Iterator[Case]
             for batch in batches:
                 # 2,000 groups take the compiler minutes.
                 compiled = not quick and len(LAYERS[name][0]) <= 20
-                yield case(name, batch, dtype, device, False, compiled)
+                yield partial(case, name, batch, dtype, train=False, compiled=compiled)
                 if batch > 1 and (first or everything or batch == 64):
-                    yield case(name, batch, dtype, device, True, compiled and everything)
-    yield in_place_case(64, torch.float32, device)
+                    compiled = compiled and everything
+                    yield partial(case, name, batch, dtype, train=True, compiled=compiled)
+    yield partial(in_place_case, 64, torch.float32)
     for batch in (1, 32):
         for each in (1, 3):
-            yield conditional_case(batch, each, torch.float32, device)
+            yield partial(conditional_case, batch, each, torch.float32)
     if not quick:
-        yield masked_case(64, torch.float32, device)
+        yield partial(masked_case, 64, torch.float32)
+
+
+def _on_a_gpu() -> Iterator[Callable[..., Case]]:
+    """The batches between which kernels change; what matters most is first: time may run out."""
+    half = torch.bfloat16
+    uniform, zipfian = list(LAYERS)[:2]
+    for name, few in ((uniform, [16, 32]), (zipfian, [])):
+        for batch in (64, 1024, 256, 4096, 1):
+            yield partial(case, name, batch, half, train=False, compiled=False)
+            if batch > 1:
+                yield partial(case, name, batch, half, train=True, compiled=False)
+        for batch in few:
+            yield partial(case, name, batch, half, train=False, compiled=False)
+    yield partial(case, uniform, 64, torch.float32, train=False, compiled=False)
+    yield partial(in_place_case, 4096, half)
+    yield partial(conditional_case, 32, 3, half)
+    yield partial(masked_case, 64, half)
+    yield partial(case, "2000 tiny", 64, half, train=False, compiled=False)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -258,8 +216,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     device = torch.device(given.device)
-    listed = cases(device, given.quick, given.all)
-    run(listed, given.out, device=device, quick=given.quick)
+    listed = planned(device.type == "cuda", given.quick, given.all)
+    run((make(device=device) for make in listed), given.out, device=device, quick=given.quick)
 
 
 if __name__ == "__main__":
