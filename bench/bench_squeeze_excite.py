@@ -2,11 +2,14 @@
 
 The bytes are the least possible: forward x, residual and y; backward grad, y and x, and the
 gradients of x and residual. A convolution before hands over x, so caches are cold for everyone.
+On CUDA also each of our launches by itself, without the four small products that are the gradients
+of the weights, and with ``--quick`` large batches in bfloat16: those that decide between the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +27,14 @@ OTHERS = [
     (64, 56, 16, "relu", "hard_sigmoid"),
 ]
 BATCHES = (1, 8, 32)
+# Their places are the codes of the operator.
 INNER = {"relu": nn.ReLU, "silu": nn.SiLU}
 GATE = {"sigmoid": nn.Sigmoid, "hard_sigmoid": nn.Hardsigmoid}
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 
 def providers(
-    weights: list[Tensor], inner: str, gate: str
+    weights: list[Tensor], inner: str, gate: str, compiled: bool
 ) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """Name to y of x and residual, all with the same weights."""
     from timm.layers import SEModule
@@ -54,13 +58,34 @@ def providers(
     def reference(x: Tensor, residual: Tensor) -> Tensor:
         return squeeze_excite_reference(x, *weights, residual, inner=inner, gate=gate, relu=True)
 
-    torch.compiler.reset()
-    return {
+    found = {
         OURS: ours,
         "timm": lambda x, residual: F.relu(timm(x) + residual),
         "torchvision": lambda x, residual: F.relu(vision(x) + residual),
-        "torch.compile": torch.compile(reference, dynamic=False),
     }
+    if compiled:
+        torch.compiler.reset()
+        found["torch.compile"] = torch.compile(reference, dynamic=False)
+    return found
+
+
+@torch.no_grad()
+def launched(
+    x: Tensor,
+    residual: Tensor,
+    grad: Tensor | None,
+    weights: list[Tensor],
+    codes: tuple[int, int],
+    ticketed: bool,
+) -> Tensor:
+    """One of our launches on CUDA, whatever the size; with ``grad``, both passes."""
+    ops, (weight1, bias1, weight2, _), norm = torch.ops.fastheads, weights, (None, None)
+    y, mean, s = ops._squeeze_excite_launched(x, *weights, residual, *norm, *codes, True, ticketed)
+    if grad is not None:
+        ops._squeeze_excite_backward_launched(
+            grad, x, y, mean, s, weight1, bias1, weight2, *norm, True, *codes, ticketed
+        )
+    return y
 
 
 def case(
@@ -71,6 +96,7 @@ def case(
     device: torch.device,
     *,
     backward: bool,
+    compiled: bool = True,
 ) -> Case:
     channels, side, hidden, inner, gate = stage
     maps = [torch.randn(batch, channels, side, side, device=device) for _ in range(3)]
@@ -103,7 +129,12 @@ def case(
         return timed
 
     timed = both_passes if backward else forward_only
-    calls = {name: timed(call) for name, call in providers(weights, inner, gate).items()}
+    calls = {n: timed(call) for n, call in providers(weights, inner, gate, compiled).items()}
+    if device.type == "cuda":
+        codes = list(INNER).index(inner), list(GATE).index(gate)
+        for n, ticketed in (("staged", False), ("ticketed", True)):
+            given = x, residual, grad if backward else None, weights, codes, ticketed
+            calls[f"{OURS} {n}"] = partial(launched, *given)
 
     def error(_: str, y: Tensor) -> float:
         return float((y.double() - exact).abs().max())
@@ -120,17 +151,39 @@ def case(
     )
 
 
-def cases(device: torch.device, quick: bool, batches: Sequence[int] = BATCHES) -> Iterator[Case]:
+def planned(
+    cuda: bool, quick: bool, batches: Sequence[int] = BATCHES
+) -> Iterator[Callable[..., Case]]:
+    """What makes each case of a device; nothing is made yet."""
     stages = [(*stage, "relu", "sigmoid") for stage in RESNET]
+    if cuda and quick:
+        yield from _on_a_gpu(stages)
+        return
     both = (torch.contiguous_format, torch.channels_last)
     for backward in (False, True):
         for dtype in (torch.float32, torch.bfloat16):
             for layout in both:
                 for batch in (8,) if quick else batches:
                     for stage in stages[::3] if quick else stages:
-                        yield case(batch, stage, dtype, layout, device, backward=backward)
+                        yield partial(case, batch, stage, dtype, layout, backward=backward)
                 for stage in OTHERS if 8 in batches and not quick else ():
-                    yield case(8, stage, dtype, layout, device, backward=backward)
+                    yield partial(case, 8, stage, dtype, layout, backward=backward)
+
+
+def _on_a_gpu(stages: list[tuple[int, int, int, str, str]]) -> Iterator[Callable[..., Case]]:
+    """What decides is first: time may run out, as the compiler takes seconds for a case."""
+    half, last = torch.bfloat16, torch.channels_last
+    for backward in (False, True):
+        for batch in (256, 64):
+            for stage in stages:
+                # Two are compiled, below.
+                if batch == 64 or backward or stage not in stages[::2]:
+                    yield partial(case, batch, stage, half, last, backward=backward, compiled=False)
+    for stage in stages[::2]:
+        yield partial(case, 256, stage, half, last, backward=False)
+    for stage in stages:
+        first = torch.contiguous_format
+        yield partial(case, 256, stage, half, first, backward=False, compiled=False)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -142,8 +195,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)
-    every = cases(device, options.quick, options.batches)
-    run(every, options.out, device=device, quick=options.quick)
+    every = planned(device.type == "cuda", options.quick, options.batches)
+    run((make(device=device) for make in every), options.out, device=device, quick=options.quick)
 
 
 if __name__ == "__main__":

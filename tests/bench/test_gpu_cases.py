@@ -1,11 +1,39 @@
 """What the benchmarks run on a GPU with --quick, as far as that can be said without one."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
-from fastheads_bench import bench_sc_linear, sc_layers
+from fastheads_bench import bench_sc_linear, bench_squeeze_excite, sc_layers
 from fastheads_bench.harness import OURS
 
+from fastheads.ops import squeeze_excite_reference
+
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def launches_on_the_cpu() -> Iterator[None]:
+    """The operators that CUDA alone has, which launch one kernel, stand for the whole there."""
+    ops = torch.ops.fastheads
+    whole = {
+        "_sc_linear_launched": ops.sc_linear,
+        "_sc_linear_backward_launched": ops.sc_linear_backward,
+        "_squeeze_excite_launched": ops.squeeze_excite,
+        "_squeeze_excite_backward_launched": backward_of_squeeze_excite,
+    }
+    if not hasattr(ops, next(iter(whole))):
+        pytest.skip("built without CUDA")
+    with torch.library._scoped_library("fastheads", "IMPL") as library:
+        for name, op in whole.items():
+            library.impl(name, lambda *given, op=op: op(*given[:-1]), "CPU")
+        yield
+
+
+def backward_of_squeeze_excite(*given):
+    *before, weight2, scale, shift, has_residual, inner, gate = given
+    rest = weight2, None, scale, shift, has_residual, inner, gate
+    return torch.ops.fastheads.squeeze_excite_backward(*before, *rest)[:5]
 
 
 def test_sc_linear_runs_what_its_targets_are_stated_for():
@@ -55,6 +83,45 @@ def test_kernels_of_sc_linear_that_are_not_built_are_left_out(monkeypatch, capsy
         assert (
             "left out: fastheads grouped (sc_linear: no grouped kernel" in capsys.readouterr().out
         )
-    monkeypatch.undo()
-    with pytest.raises(RuntimeError):  # nothing else is passed over
-        sc_layers.forced(layer, False)
+    with pytest.raises(RuntimeError, match="other"):  # nothing else is passed over
+        sc_layers.runs("ours", raises_other, "no grouped kernel")
+
+
+def raises_other():
+    raise RuntimeError("other")
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_kernels_of_sc_linear_by_themselves(train, launches_on_the_cpu):
+    layer = sc_layers.Layer("SC-SC 20x512", 3, torch.float32, CPU, train)
+    wanted = layer.loop()
+    if train:
+        (wanted,) = torch.autograd.grad(wanted, layer.x, layer.grad)
+    for call in sc_layers.forced(layer, train).values():
+        torch.testing.assert_close(call(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_squeeze_excite_runs_what_its_targets_are_stated_for():
+    planned = [*bench_squeeze_excite.planned(cuda=True, quick=True)]
+    cases = {
+        (each.args[0], each.args[1][0], each.keywords["backward"])
+        for each in planned
+        if each.args[2:] == (torch.bfloat16, torch.channels_last)
+    }
+    sizes = [256, 512, 1024, 2048]
+    assert cases == {(n, c, b) for n in (64, 256) for c in sizes for b in (False, True)}
+    assert len({(*each.args, each.keywords["backward"]) for each in planned}) == len(planned) <= 30
+    assert sum(each.keywords.get("compiled", True) for each in planned) == 2  # it takes seconds
+
+
+@pytest.mark.parametrize("inner, gate", [("relu", "sigmoid"), ("silu", "hard_sigmoid")])
+@pytest.mark.parametrize("backward", [False, True])
+def test_launches_of_squeeze_excite_by_themselves(backward, inner, gate, launches_on_the_cpu):
+    x, residual, grad = torch.randn(3, 2, 8, 5, 5)
+    weights = [torch.randn(size) for size in ((4, 8), (4,), (8, 4), (8,))]
+    bench = bench_squeeze_excite
+    codes = list(bench.INNER).index(inner), list(bench.GATE).index(gate)
+    given = x, residual, grad if backward else None, weights
+    y = bench.launched(*given, codes, ticketed=True)
+    wanted = squeeze_excite_reference(x, *weights, residual, inner=inner, gate=gate, relu=True)
+    torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4)
