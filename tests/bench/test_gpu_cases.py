@@ -4,7 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from fastheads_bench import bench_sc_linear, bench_squeeze_excite, sc_layers
+from fastheads_bench import (
+    bench_gated_block,
+    bench_sc_linear,
+    bench_squeeze_excite,
+    bench_topk_confusion,
+    sc_layers,
+)
 from fastheads_bench.harness import OURS
 
 from fastheads.ops import squeeze_excite_reference
@@ -125,3 +131,33 @@ def test_launches_of_squeeze_excite_by_themselves(backward, inner, gate, launche
     y = bench.launched(*given, codes, ticketed=True)
     wanted = squeeze_excite_reference(x, *weights, residual, inner=inner, gate=gate, relu=True)
     torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_gated_block_runs_what_its_targets_are_stated_for():
+    def listed(*argv):
+        given = bench_gated_block.arguments([*argv])
+        return {each.args for each in bench_gated_block.planned(given)}
+
+    half, sides = torch.bfloat16, (56, 28, 14, 7)
+    large = {(side, 256, 2 / 3, half) for side in sides}
+    single = {(side, 1, rate, half) for side in sides for rate in (0.0, 1.0)}
+    assert listed("--quick", "--device", "cuda") == large | single
+    asked = listed("--quick", "--device", "cuda", "--batch", "8", "--side", "7")
+    assert asked == {(7, 8, 2 / 3, half)}
+    assert len(listed("--quick")) == len(listed()) == 2 * 4 * (4 + 2)
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_co_detections_lie_on_both_sides_of_their_threshold(where, monkeypatch):
+    """Which `topk_confusion_counts.cu` names `product_pays`: rows and labels of each case."""
+    asked = []
+    for name in ("topk_case", "confusion_case", "sparse_case"):
+        monkeypatch.setattr(bench_topk_confusion, name, lambda *_, **__: None)
+    record = lambda rows, labels, *_, **__: asked.append((rows, labels))  # noqa: E731
+    monkeypatch.setattr(bench_topk_confusion, "co_detection_case", record)
+    list(bench_topk_confusion.cases(torch.device(where), quick=True))
+    if where == "cuda":
+        pays = [labels**2 * (2 + 0.002 * rows) < rows * 100 * 101 * 100 for rows, labels in asked]
+        assert sorted(pays) == [False, True, True, True]
+    else:
+        assert asked == [(1024, 1000), (1024, 20_000), (4096, 20_000)]
