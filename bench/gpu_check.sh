@@ -142,18 +142,15 @@ sanitizers() {
 bench() { # NAME [MODEL]
   local name=$1 model=${2:-} limit=90 budget=12
   [[ $name =~ ^(sc_linear|squeeze_excite|gated_block)$ ]] && budget=25 # thresholds wait for these
+  [[ $name =~ ^(adaptive|model|sc_sigmoid_loss)$ ]] && limit=180 # these compile several times
   local options=(--quick --budget "$budget" --device cuda)
   ((dry)) && options=(--quick --budget 1 --device cpu --threads 1)
   if [[ $name == model ]]; then
     options+=(--model "$model")
     ((dry)) && options+=(--batch 1 --size 64 --no_compile)
     ((dry)) || options+=(--batch 64)
-    limit=180 # it is compiled twice
   fi
-  if [[ $name == adaptive ]]; then
-    ((dry)) && options+=(--side 64 --batches 1 --eager)
-    limit=180 # so is this
-  fi
+  [[ $name == adaptive ]] && ((dry)) && options+=(--side 64 --batches 1 --eager)
   step "bench_$name${model:+_${model#*:}}" "$limit" \
     "$python" -m bench "$name" "${options[@]}" --out "$out/$name.csv"
 }

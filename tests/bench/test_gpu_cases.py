@@ -7,6 +7,7 @@ import torch
 from fastheads_bench import (
     bench_gated_block,
     bench_sc_linear,
+    bench_sc_sigmoid_loss,
     bench_squeeze_excite,
     bench_topk_confusion,
     sc_layers,
@@ -161,3 +162,12 @@ def test_co_detections_lie_on_both_sides_of_their_threshold(where, monkeypatch):
         assert sorted(pays) == [False, True, True, True]
     else:
         assert asked == [(1024, 1000), (1024, 20_000), (4096, 20_000)]
+
+
+def test_sc_sigmoid_loss_runs_what_its_targets_are_stated_for(monkeypatch):
+    asked = []
+    record = lambda *arguments, **_: asked.append(arguments[:3])  # noqa: E731
+    monkeypatch.setattr(bench_sc_sigmoid_loss, "case", record)
+    list(bench_sc_sigmoid_loss.cases(torch.device("cuda"), quick=True))
+    batches = (64, 256, 1024, 4096)
+    assert sorted(asked) == [(rows, 100_000, torch.bfloat16) for rows in batches]
