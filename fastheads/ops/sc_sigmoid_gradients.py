@@ -18,6 +18,20 @@ int scratch_bytes, bool with_loss, bool[] needed) -> (Tensor loss, Tensor grad_x
 Tensor grad_weight, Tensor grad_bias, Tensor grad_generic, Tensor grad_gamma,
 Tensor grad_label_bias)"""
 DIFFERENTIABLE = 6  # the first arguments
+SCALE = 14  # the position of scale among the arguments
+
+
+def _scales(x: Tensor, scale: float) -> tuple[float, float]:
+    """What ``scale`` is split into: the factor of what the operator returns, and the rest.
+
+    All of it at once, but for float16: there 1 / (B N) would round gradients to 0 before the factor
+    of a GradScaler meets it in ``backward``. Near 1 they lie in the middle of the range; those of
+    the weight add up over the rows, of which therefore 1024 count in full.
+    """
+    if x.dtype != torch.float16:
+        return scale, 1.0
+    early = min(1.0, 1024 / max(x.shape[0], 1))
+    return early, scale / early
 
 
 @torch.library.custom_op("fastheads::sc_sigmoid_loss", mutates_args=(), schema=SCHEMA)
@@ -44,7 +58,7 @@ def _op(
     rows, with_grad = x.shape[0], any(needed)
     kernel = Kernel(
         x, (indices, offsets, values), (gamma, label_bias, label_weights), out_offsets,
-        gamma_per_label, normalize, scale, with_loss, with_grad, needed[4:],
+        gamma_per_label, normalize, _scales(x, scale)[0], with_loss, with_grad, needed[4:],
     )  # fmt: skip
     grads: list[Tensor | None]
     if weight is None:  # x are the logits: the copy that becomes their gradient is the scratch
@@ -97,13 +111,15 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     ctx.needed = inputs[-1]
+    ctx.rest = _scales(inputs[0], inputs[SCALE])[1]
     ctx.save_for_backward(*output[1:])
 
 
 @once_differentiable("sc_sigmoid_loss")
 def _scale_gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
+    factor = grad * ctx.rest
     scaled = (
-        (g * grad).to(g.dtype) if need else None
+        (g * factor.expand_as(g)).to(g.dtype) if need else None  # in float32, as below
         for g, need in zip(ctx.saved_tensors, ctx.needed, strict=True)
     )
     return *scaled, *[None] * 12
@@ -121,6 +137,7 @@ class _Loss(torch.autograd.Function):
         loss, *ctx.grads = torch.ops.fastheads.sc_sigmoid_loss.default(*arguments)
         tensors = [a if isinstance(a, Tensor) else None for a in arguments]
         ctx.save_for_backward(*tensors)
+        ctx.rest = _scales(arguments[0], arguments[SCALE])[1]
         ctx.others = [None if isinstance(a, Tensor) else a for a in arguments]
         return loss
 
@@ -132,9 +149,13 @@ class _Loss(torch.autograd.Function):
             pairs = zip(ctx.saved_tensors, ctx.others, strict=True)
             arguments = [other if tensor is None else tensor for tensor, other in pairs]
             _, *grads = torch.ops.fastheads.sc_sigmoid_loss.default(*arguments)
-        if grad.is_cuda or grad != 1:
+        factor = grad if ctx.rest == 1 else grad * ctx.rest
+        if grad.is_cuda:  # which would round a factor without dimensions to the type of g
             for g in grads:
-                g.mul_(grad)
+                g.mul_(factor.expand_as(g))
+        elif factor != 1:
+            for g in grads:
+                g.mul_(factor)
         needed = ctx.others[-1]
         return *(g if n else None for g, n in zip(grads, needed, strict=True)), *[None] * 12
 
