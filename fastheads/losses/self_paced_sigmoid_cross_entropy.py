@@ -17,6 +17,7 @@ def self_paced_sigmoid_cross_entropy(
     *,
     normalize: bool = True,
     gamma: Tensor | None = None,
+    gamma_per_label: bool | None = None,
     label_bias: Tensor | None = None,
     label_weights: Tensor | None = None,
     reduction: str = "mean_rows",
@@ -36,7 +37,8 @@ def self_paced_sigmoid_cross_entropy(
             any, are soft targets.
         out_offsets: ``M + 1`` numbers from 0 to N: where each group begins and the last one ends.
         normalize: whether logits are divided by their norm within the group.
-        gamma: ``[M]`` per group or ``[N]`` per label (per group if ``M = N``), ``None`` for 1.
+        gamma: ``[M]`` per group or ``[N]`` per label, ``None`` for 1.
+        gamma_per_label: which of the two; ``None``: what the shape says, per group if ``M = N``.
         label_bias: ``[N]``, added after the scaling, or ``None``.
         label_weights: ``[N]``; a label of weight 0 adds no loss, but still counts in the norm.
         reduction: ``mean_rows``, ``mean`` or ``sum``.
@@ -62,5 +64,5 @@ def self_paced_sigmoid_cross_entropy(
             f"got {out_offsets[-1]}"
         )
     parameters = (gamma, label_bias, label_weights)
-    settings = (normalize, reduction, None, with_loss)
+    settings = (gamma_per_label, normalize, reduction, None, with_loss)
     return loss_of(logits, None, None, None, targets, None, out_offsets, parameters, settings)

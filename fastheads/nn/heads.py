@@ -134,6 +134,7 @@ class TopLayers(nn.Module):
             generic=generic,
             normalize=self.pacing is not None,
             gamma=None if self.pacing is None else self.pacing.factors,
+            gamma_per_label=self.pacing is not None and self.pacing.level == "label",
             label_bias=None if self.pacing is None else self.pacing.label_bias,
             label_weights=label_weights,
             reduction=reduction,

@@ -31,6 +31,7 @@ def sc_sigmoid_loss_logits_reference(
     *,
     normalize: bool = True,
     gamma: Tensor | None = None,
+    gamma_per_label: bool | None = None,
     label_bias: Tensor | None = None,
     label_weights: Tensor | None = None,
 ) -> Tensor:
@@ -43,7 +44,7 @@ def sc_sigmoid_loss_logits_reference(
         norms = torch.cat([none, *(part.norm(dim=1, keepdim=True) for part in parts)], dim=1)
         wide = wide / norms.masked_fill(norms == 0, 1).repeat_interleave(sizes, dim=1)
     if gamma is not None:
-        per_label = _gamma_per_label(gamma, len(sizes), logits.shape[1])
+        per_label = _per_label(gamma, gamma_per_label, len(sizes), logits.shape[1])
         wide = wide * (gamma if per_label else gamma.repeat_interleave(sizes))
     z = wide if label_bias is None else wide + label_bias
     y = torch.zeros_like(z)
@@ -85,6 +86,7 @@ def sc_sigmoid_loss(
     generic: Tensor | None = None,
     normalize: bool = True,
     gamma: Tensor | None = None,
+    gamma_per_label: bool | None = None,
     label_bias: Tensor | None = None,
     label_weights: Tensor | None = None,
     reduction: str = "mean_rows",
@@ -111,7 +113,8 @@ def sc_sigmoid_loss(
         out_offsets: ``M + 1`` numbers: the labels of group ``g``, likewise; from 0 to N.
         generic: ``[B, s]``, what every group reads in front of its own columns.
         normalize: whether logits are divided by their norm within the group.
-        gamma: ``[M]`` per group or ``[N]`` per label (per group if ``M = N``), ``None`` for 1.
+        gamma: ``[M]`` per group or ``[N]`` per label, ``None`` for 1.
+        gamma_per_label: which of the two; ``None``: what the shape says, per group if ``M = N``.
         label_bias: ``[N]``, added after the scaling, or ``None``.
         label_weights: ``[N]``; a label of weight 0 adds no loss, but still counts in the norm.
         reduction: ``mean_rows`` sums over labels and averages over rows, ``mean`` averages over
@@ -135,7 +138,7 @@ def sc_sigmoid_loss(
     x, weight, bias, generic = autocast(x, weight, bias, generic)
     _check_layer(x, weight, bias, generic, in_offsets, out_offsets)
     parameters = (gamma, label_bias, label_weights)
-    settings = (normalize, reduction, scratch_bytes, with_loss)
+    settings = (gamma_per_label, normalize, reduction, scratch_bytes, with_loss)
     return loss_of(x, weight, bias, generic, targets, in_offsets, out_offsets, parameters, settings)
 
 
@@ -148,11 +151,11 @@ def loss_of(
     in_offsets: Sequence[int] | None,
     out_offsets: Sequence[int],
     parameters: tuple[Tensor | None, Tensor | None, Tensor | None],
-    settings: tuple[bool, str, int | None, bool],
+    settings: tuple[bool | None, bool, str, int | None, bool],
 ) -> Tensor:
     """The loss of a layer, or of given logits ``x`` if there is no ``weight``."""
     gamma, label_bias, label_weights = parameters
-    normalize, reduction, scratch_bytes, with_loss = settings
+    gamma_per_label, normalize, reduction, scratch_bytes, with_loss = settings
     labels, groups = out_offsets[-1], len(out_offsets) - 1
     if targets.num_rows != x.shape[0]:
         raise ValueError(
@@ -164,7 +167,7 @@ def loss_of(
     for name, tensor in [("label_bias", label_bias), ("label_weights", label_weights)]:
         if tensor is not None and tensor.shape != (labels,):
             raise ValueError(f"{name} must be [{labels}], got {list(tensor.shape)}")
-    per_label = gamma is not None and _gamma_per_label(gamma, groups, labels)
+    per_label = _per_label(gamma, gamma_per_label, groups, labels)
     if scratch_bytes is None:
         scratch_bytes = SCRATCH_BYTES.get(x.device.type, SCRATCH_BYTES["cuda"])
     differentiable = (x, weight, bias, generic, gamma, label_bias)
@@ -185,6 +188,7 @@ def sc_sigmoid_loss_logits_(
     *,
     normalize: bool = True,
     gamma: Tensor | None = None,
+    gamma_per_label: bool | None = None,
     label_bias: Tensor | None = None,
     label_weights: Tensor | None = None,
     scale: float = 1.0,
@@ -196,7 +200,9 @@ def sc_sigmoid_loss_logits_(
         targets: as in :func:`sc_sigmoid_loss`, and so are the options.
         out_offsets: ``M + 1`` numbers from 0 to N.
         normalize: whether logits are divided by their norm within the group.
-        gamma: ``[M]`` or ``[N]`` in the type of sums, as are the next two: float32, or float64.
+        gamma: ``[M]`` or ``[N]`` in the type of sums, as are biases and weights of the labels:
+            float32, or float64.
+        gamma_per_label: as in :func:`sc_sigmoid_loss`.
         label_bias: ``[N]`` or ``None``.
         label_weights: ``[N]`` or ``None``.
         scale: factor of the gradient.
@@ -210,7 +216,7 @@ def sc_sigmoid_loss_logits_(
 
     Not differentiable. Deterministic.
     """
-    per_label = gamma is not None and _gamma_per_label(gamma, len(out_offsets) - 1, logits.shape[1])
+    per_label = _per_label(gamma, gamma_per_label, len(out_offsets) - 1, logits.shape[1])
     return torch.ops.fastheads.sc_sigmoid_loss_logits_.default(
         logits, targets.indices, targets.offsets, targets.values,
         on_device(tuple(out_offsets), logits.device), logits.shape[1], gamma, label_bias,
@@ -222,13 +228,16 @@ def _scale(reduction: str, rows: int, labels: int) -> float:
     return {"sum": 1.0, "mean_rows": 1 / max(rows, 1), "mean": 1 / max(rows * labels, 1)}[reduction]
 
 
-def _gamma_per_label(gamma: Tensor, groups: int, labels: int) -> bool:
-    if gamma.shape not in [(groups,), (labels,)]:
-        raise ValueError(
-            f"gamma must be [{groups}], one per group, or [{labels}], one per label, "
-            f"got {list(gamma.shape)}"
-        )
-    return gamma.shape != (groups,)
+def _per_label(gamma: Tensor | None, given: bool | None, groups: int, labels: int) -> bool:
+    """Whether gamma is one a label: what is given, or what its shape says."""
+    if gamma is None:
+        return False
+    levels = {False: ((groups,), "group"), True: ((labels,), "label")}
+    allowed = [level for key, level in levels.items() if given in (None, key)]
+    if gamma.shape not in [shape for shape, _ in allowed]:
+        expected = ", or ".join(f"{list(shape)}, one per {name}" for shape, name in allowed)
+        raise ValueError(f"gamma must be {expected}, got {list(gamma.shape)}")
+    return gamma.shape != (groups,) if given is None else given
 
 
 def check_offsets(out_offsets: Sequence[int]) -> None:

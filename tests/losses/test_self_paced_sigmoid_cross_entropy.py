@@ -42,6 +42,17 @@ def test_equals_the_plain_formula(level, reduction):
         torch.testing.assert_close(found, right)
 
 
+def test_as_many_groups_as_labels():
+    """Gamma is one a label if the caller says so, or one a group; the shape does not tell."""
+    logits, out = torch.tensor([[3.0, 4.0]], dtype=torch.float64), [0, 2, 2]
+    targets, gamma = SparseTargets.from_lists([[1]]), torch.tensor([2.0, 0.5], dtype=torch.float64)
+    for per_label in (True, False):
+        options = dict(gamma=gamma, gamma_per_label=per_label)
+        loss = self_paced_sigmoid_cross_entropy(logits, targets, out, **options)
+        expected = sc_sigmoid_loss_logits_reference(logits, targets, out, **options).sum()
+        torch.testing.assert_close(loss, expected)
+
+
 def test_without_norm_it_is_sigmoid_cross_entropy():
     logits, targets = draw()
     for reduction in ("mean_rows", "mean", "sum"):

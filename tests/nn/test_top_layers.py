@@ -186,6 +186,17 @@ def test_loss(kind, group_of, pacing, soft):
             torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.parametrize("pacing", ["group", "label"])
+def test_loss_with_as_many_groups_as_labels(pacing):
+    """The shape of gamma does not tell its level; one of the two groups has no labels."""
+    grouping = Grouping(np.array([0, 0]), ("two", "none"))
+    paced = SelfPacedLogits([2, 0], std=0.3, dtype=torch.float64, **PACINGS[pacing])
+    head = fc_sc(5, 4, 3, grouping, pacing=paced, dtype=torch.float64)
+    targets = SparseTargets.from_lists([[0], [1], [], [0, 1], [0], [1]])
+    expected = sigmoid_cross_entropy(head(features_of()), targets)
+    torch.testing.assert_close(head.loss(features_of(), targets), expected)
+
+
 @kinds
 @pytest.mark.parametrize("pacing", ["none", "label"])
 def test_no_rows(kind, pacing):

@@ -53,6 +53,26 @@ def test_by_hand(device):
     assert abs(x.grad.item()) < 1e-5  # a longer x does not change the direction
 
 
+def test_as_many_groups_as_labels(device):
+    """Gamma per label where its shape does not tell: logits (3, 4), and a group without labels."""
+    x = torch.tensor([[1.0]], dtype=torch.float64, device=device)
+    weight, targets = x.new_tensor([3.0, 4.0]), SparseTargets.from_lists([[1]]).to(device)
+    gamma, out = x.new_tensor([2.0, 0.5]).requires_grad_(), [0, 2, 2]
+    exact = {True: (1.2, 0.4), False: (1.2, 1.6), None: (1.2, 1.6)}
+    for per_label, z in exact.items():
+        options = dict(gamma=gamma, gamma_per_label=per_label)
+        loss = sc_sigmoid_loss(x, weight, None, targets, None, out, **options)
+        assert loss.item() == pytest.approx(sum(math.log1p(math.exp(v)) for v in z) - z[1])
+        plain = sc_sigmoid_loss_reference(x, weight, None, targets, None, out, **options)
+        torch.testing.assert_close(
+            torch.autograd.grad(loss, gamma), torch.autograd.grad(plain, gamma)
+        )
+        given = sc_sigmoid_loss_logits_(
+            weight[None].clone(), targets, out, gamma=gamma.detach(), gamma_per_label=per_label
+        )
+        torch.testing.assert_close(given.sum(), loss.detach())
+
+
 @pytest.mark.parametrize("budget", [None, 3000, 200])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode(mode, budget, device):

@@ -186,6 +186,9 @@ def rejected():
     yield dict(targets=targets.select(torch.arange(3))), "one row for each of the 7 rows of x"
     yield dict(generic=options["generic"][1:]), "generic must be [7, s], got [6, 2]"
     yield dict(gamma=torch.ones(5)), "gamma must be [6], one per group, or [363], one per label"
+    yield dict(gamma_per_label=True), "gamma must be [363], one per label, got [6]"
+    per_label = dict(gamma=torch.ones(363), gamma_per_label=False)
+    yield per_label, "gamma must be [6], one per group, got [363]"
     yield dict(label_bias=torch.ones(5)), "label_bias must be [363], got [5]"
     yield dict(label_weights=torch.ones(5)), "label_weights must be [363], got [5]"
     yield dict(reduction="max"), "reduction must be one of"
