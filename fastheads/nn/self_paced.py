@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Sequence
+from itertools import accumulate, compress
 from typing import Literal
 
 import torch
@@ -16,7 +16,8 @@ class SelfPacedLogits(nn.Module):
     Gao, Guo, Li, Nevatia, "Knowledge Concentration: Learning 100K Object Classifiers in a Single
     CNN", 2017, arXiv:1711.07607, section 3.3, eq. 3-4; ``sqrt(N_v)`` recovers the scale of the
     gradient that normalising takes away (eq. 6). The logits of a row that are all 0 within a group
-    have no direction: there ``z = label_bias``, and the gradient of these logits is 0.
+    have no direction: there ``z = label_bias``, and the gradient of these logits is 0; so it is if
+    their norm is below the smallest normal number.
 
     The paper has no ``label_bias``. A direction cannot hold what all labels of a group share, such
     as that each is rare, unless gamma grows far beyond ``sqrt(N_v)``; a bias after the scaling can.
@@ -116,17 +117,28 @@ class SelfPacedLogits(nn.Module):
                 f"logits must have {labels.stop - labels.start} columns, got {logits.shape[1]}"
             )
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        gamma = self.factors[slice(first, last) if self.level == "group" else labels].to(wide)
         bias = None if self.label_bias is None else self.label_bias[labels].to(wide)
-        groups = []
-        for g, (a, b) in enumerate(pairwise(self.out_offsets[first : last + 1])):
-            part = slice(a - labels.start, b - labels.start)
-            group = wide[:, part]
-            norm = torch.linalg.vector_norm(group, dim=1, keepdim=True)
-            there = norm > 0
-            inverse = torch.where(there, 1 / torch.where(there, norm, 1), 0)  # no NaN behind where
-            groups.append(group * inverse * gamma[g if self.level == "group" else part])
-        out = torch.cat(groups, 1) if groups else wide
+        gamma = self.factors[slice(first, last) if self.level == "group" else labels].to(wide)
+        sizes = self.out_sizes[first:last]
+        parts = [part for part in wide.split(sizes, 1) if part.shape[1]]
+        if not parts:
+            return logits
+
+        def of_each(f: Callable[..., Tensor]) -> Tensor:
+            return torch.cat([f(part, dim=1, keepdim=True) for part in parts], 1)
+
+        # First by the largest of a group, whose square may leave the range of float32.
+        smallest = torch.finfo(wide.dtype).tiny
+        largest = torch.maximum(of_each(torch.amax), -of_each(torch.amin)).detach()
+        largest = largest.clamp(min=smallest)
+        parts = [part / n for part, n in zip(parts, largest.split(1, 1), strict=True)]
+        norm = of_each(torch.linalg.vector_norm)
+        there = norm * largest >= smallest
+        factor = torch.where(there, 1 / torch.where(there, norm, 1), 0)  # no NaN behind where
+        if self.level == "group":
+            factor = factor * torch.cat(list(compress(gamma.split(1), sizes)))
+        out = torch.cat([part * f for part, f in zip(parts, factor.split(1, 1), strict=True)], 1)
+        out = out * gamma if self.level == "label" else out
         return (out if bias is None else out + bias).to(logits.dtype)
 
     def extra_repr(self) -> str:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from fastheads.losses import self_paced_sigmoid_cross_entropy, sigmoid_cross_entropy
 from fastheads.nn import SelfPacedLogits
+from fastheads.targets import SparseTargets
 
 SIZES = [3, 1, 0, 4]
 
@@ -159,6 +161,38 @@ def test_gradcheck_of_log():
 def test_size_of_logits_does_not_matter():
     pace, logits = module_of(), logits_of()
     torch.testing.assert_close(pace(1e-9 * logits), pace(1e9 * logits))
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-30, 1e-20, 1.0, 1e19, 1e30, 1e37])
+def test_extreme_logits_in_float32(scale):
+    """Squares beyond float32: z and its gradients, and the operator that has the loss at once."""
+    pace = SelfPacedLogits(SIZES, init=2, std=0.5, label_bias=-1.0)
+    logits = (logits_of().clamp(-3, 3) * scale).float().requires_grad_()
+    exact = logits.detach().double().requires_grad_()
+    z, right = pace(logits), copy.deepcopy(pace).double()(exact)
+    torch.testing.assert_close(z.double(), right, rtol=1e-6, atol=1e-6)
+    y = torch.randn(z.shape, dtype=torch.float64)
+    found, expected = (
+        torch.autograd.grad((out * y).sum(), of)[0].double() * scale
+        for out, of in ((z, logits), (right, exact))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    targets = SparseTargets.from_lists([[0, 5]] * 5)
+    options = {"gamma": pace.gamma, "label_bias": pace.label_bias}
+    loss = self_paced_sigmoid_cross_entropy(logits, targets, pace.out_offsets, **options)
+    torch.testing.assert_close(loss, sigmoid_cross_entropy(z, targets))
+
+
+def test_logits_below_the_smallest_number_have_no_direction():
+    """As the operator has it: z is the bias, and nothing flows back."""
+    pace = SelfPacedLogits([3, 2], label_bias=-6)
+    logits = torch.full((1, 5), 1e-39)
+    logits[0, 3:] = 1.0
+    logits.requires_grad_()
+    z = pace(logits)
+    assert (z[0, :3] == -6).all() and (z[0, 3:] > -6).all()
+    z.sum().backward()
+    assert not logits.grad[0, :3].any() and logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
