@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from fastheads.nn.heads import TopLayers
 from fastheads.nn.sc_linear import SCLinear
 from fastheads.ops import topk_indices
+from fastheads.ops.scratch import scratch_on
 
 Best = tuple[Tensor, Tensor]  # logits, labels
-
-SCRATCH_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 
 
 @torch.no_grad()
@@ -41,7 +40,7 @@ def topk_logits(
         k: between 1 and the number of labels.
         per_group: the best ``k`` of each group of a head or an ``SCLinear``, of any size.
         generic: ``[N, generic]``, of an ``SCLinear`` with generic inputs.
-        scratch_bytes: of logits at a time, 64 MB on a CPU and 256 MB on CUDA; one row of the
+        scratch_bytes: of logits at a time, by default 64 MB on a CPU, else 256 MB; one row of the
             largest group may take more.
 
     Returns:
@@ -49,7 +48,7 @@ def topk_logits(
         labels ends in -inf and label -1.
 
     Raises:
-        ValueError: if ``k`` or ``per_group`` do not fit the head.
+        ValueError: if ``k`` or ``per_group`` do not fit the head, or ``scratch_bytes`` is below 1.
     """
     source = _source(head, x, generic)
     num_labels = source.offsets[-1]
@@ -57,7 +56,7 @@ def topk_logits(
         raise ValueError(f"k must be 1 to {num_labels}, got {k}")
     if per_group and isinstance(head, nn.Linear):
         raise ValueError("per_group must be False for a layer without groups, got True")
-    budget = (scratch_bytes or SCRATCH_BYTES[x.device.type]) // x.element_size()
+    budget = scratch_on(x.device, scratch_bytes) // x.element_size()
     widest = max(end - begin for begin, end in pairwise(source.offsets))
     step = max(1, min(len(x), budget // max(widest, 1)))
     chunks = list(_chunks(source.offsets, budget // step))

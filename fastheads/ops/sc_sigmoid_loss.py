@@ -18,10 +18,10 @@ from fastheads.ops.dispatch import autocast
 from fastheads.ops.sc_linear import sc_linear_reference
 from fastheads.ops.sc_sigmoid_chunks import ROW_BLOCK, on_device, sum_dtype
 from fastheads.ops.sc_sigmoid_gradients import loss_with_gradients
+from fastheads.ops.scratch import scratch_on
 from fastheads.targets import SparseTargets
 
 REDUCTIONS = ("mean_rows", "mean", "sum")
-SCRATCH_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 
 
 def sc_sigmoid_loss_logits_reference(
@@ -168,15 +168,14 @@ def loss_of(
         if tensor is not None and tensor.shape != (labels,):
             raise ValueError(f"{name} must be [{labels}], got {list(tensor.shape)}")
     per_label = _per_label(gamma, gamma_per_label, groups, labels)
-    if scratch_bytes is None:
-        scratch_bytes = SCRATCH_BYTES.get(x.device.type, SCRATCH_BYTES["cuda"])
     differentiable = (x, weight, bias, generic, gamma, label_bias)
     grad = torch.is_grad_enabled()
     needed = [grad and t is not None and t.requires_grad for t in differentiable]
     arguments = (
         *differentiable, label_weights, targets.indices, targets.offsets, targets.values,
         None if in_offsets is None else list(in_offsets), list(out_offsets), per_label, normalize,
-        _scale(reduction, x.shape[0], labels), scratch_bytes, with_loss, needed,
+        _scale(reduction, x.shape[0], labels), scratch_on(x.device, scratch_bytes), with_loss,
+        needed,
     )  # fmt: skip
     return loss_with_gradients(*arguments)
 

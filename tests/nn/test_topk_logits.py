@@ -197,6 +197,8 @@ def test_never_holds_more_than_its_budget(budget, per_group):
         (SCLinear(5, [2, 1]), 4, {}, "k must be 1 to 3, got 4"),
         (SCLinear(5, [2, 1]), 0, {"per_group": True}, "k must be 1 to 3, got 0"),
         (nn.Linear(5, 3), 2, {"per_group": True}, "per_group must be False for a layer without"),
+        (SCLinear(5, [2, 1]), 1, {"scratch_bytes": 0}, "scratch_bytes must be None or at least 1"),
+        (SCLinear(5, [2, 1]), 1, {"scratch_bytes": -1}, "at least 1, got -1"),
     ],
 )
 def test_errors(head, k, options, message):

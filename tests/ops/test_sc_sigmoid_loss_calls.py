@@ -191,6 +191,8 @@ def rejected():
     yield per_label, "gamma must be [6], one per group, got [363]"
     yield dict(label_bias=torch.ones(5)), "label_bias must be [363], got [5]"
     yield dict(label_weights=torch.ones(5)), "label_weights must be [363], got [5]"
+    yield dict(scratch_bytes=0), "scratch_bytes must be None or at least 1, got 0"
+    yield dict(scratch_bytes=-5), "scratch_bytes must be None or at least 1, got -5"
     yield dict(reduction="max"), "reduction must be one of"
 
 
