@@ -111,6 +111,14 @@ class SelfPacedLogits(nn.Module):
 
     def part(self, logits: Tensor, first: int, last: int) -> Tensor:
         """The same of groups ``first`` to ``last - 1``, whose logits alone are given."""
+        return self._paced(logits, first, last, in_place=False)
+
+    @torch.no_grad()
+    def part_(self, logits: Tensor, first: int, last: int) -> Tensor:
+        """:meth:`part`, which overwrites the logits; not differentiable."""
+        return self._paced(logits, first, last, in_place=True)
+
+    def _paced(self, logits: Tensor, first: int, last: int, in_place: bool) -> Tensor:
         labels = slice(self.out_offsets[first], self.out_offsets[last])
         if logits.shape[1] != labels.stop - labels.start:
             raise ValueError(
@@ -123,6 +131,11 @@ class SelfPacedLogits(nn.Module):
         parts = [part for part in wide.split(sizes, 1) if part.shape[1]]
         if not parts:
             return logits
+        div, mul, add = (
+            (Tensor.div_, Tensor.mul_, Tensor.add_)
+            if in_place
+            else (Tensor.div, Tensor.mul, Tensor.add)
+        )
 
         def of_each(f: Callable[..., Tensor]) -> Tensor:
             return torch.cat([f(part, dim=1, keepdim=True) for part in parts], 1)
@@ -131,15 +144,19 @@ class SelfPacedLogits(nn.Module):
         smallest = torch.finfo(wide.dtype).tiny
         largest = torch.maximum(of_each(torch.amax), -of_each(torch.amin)).detach()
         largest = largest.clamp(min=smallest)
-        parts = [part / n for part, n in zip(parts, largest.split(1, 1), strict=True)]
+        parts = [div(part, n) for part, n in zip(parts, largest.split(1, 1), strict=True)]
         norm = of_each(torch.linalg.vector_norm)
         there = norm * largest >= smallest
         factor = torch.where(there, 1 / torch.where(there, norm, 1), 0)  # no NaN behind where
         if self.level == "group":
             factor = factor * torch.cat(list(compress(gamma.split(1), sizes)))
-        out = torch.cat([part * f for part, f in zip(parts, factor.split(1, 1), strict=True)], 1)
-        out = out * gamma if self.level == "label" else out
-        return (out if bias is None else out + bias).to(logits.dtype)
+        parts = [mul(part, f) for part, f in zip(parts, factor.split(1, 1), strict=True)]
+        out = wide if in_place else torch.cat(parts, 1)
+        out = mul(out, gamma) if self.level == "label" else out
+        out = out if bias is None else add(out, bias)
+        if in_place and out.dtype != logits.dtype:
+            return logits.copy_(out)
+        return out.to(logits.dtype)
 
     def extra_repr(self) -> str:
         return (

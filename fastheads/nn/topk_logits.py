@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,8 +41,9 @@ def topk_logits(
         k: between 1 and the number of labels.
         per_group: the best ``k`` of each group of a head or an ``SCLinear``, of any size.
         generic: ``[N, generic]``, of an ``SCLinear`` with generic inputs.
-        scratch_bytes: of logits at a time, by default 64 MB on a CPU, else 256 MB; one row of the
-            largest group may take more.
+        scratch_bytes: the most that is held at a time, besides the hidden units of a head and the
+            result, as long as one row of the largest group fits; by default 64 MB on a CPU, else
+            256 MB.
 
     Returns:
         Logits and labels (int64), ``[N, k]``; per group ``[N, groups, k]``, where a group of fewer
@@ -56,16 +58,18 @@ def topk_logits(
         raise ValueError(f"k must be 1 to {num_labels}, got {k}")
     if per_group and isinstance(head, nn.Linear):
         raise ValueError("per_group must be False for a layer without groups, got True")
-    budget = scratch_on(x.device, scratch_bytes) // x.element_size()
-    widest = max(end - begin for begin, end in pairwise(source.offsets))
-    step = max(1, min(len(x), budget // max(widest, 1)))
-    chunks = list(_chunks(source.offsets, budget // step))
-    find = _best_of_each_group if per_group else _best
-    parts = [
-        find(source, slice(row, row + step), chunks, k) for row in range(0, max(len(x), 1), step)
-    ]
-    values, labels = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(labels)
+    budget = scratch_on(x.device, scratch_bytes)
+    step, chunks = _plan(source, len(x), x.element_size(), k, per_group, budget)
+    shape = (len(x), len(source.offsets) - 1, k) if per_group else (len(x), k)
+    best: Best | None = None
+    for row in range(0, max(len(x), 1), step):
+        rows = slice(row, row + step)
+        for place, values, labels in _found(source, rows, chunks, k, per_group):
+            if best is None:
+                best = values.new_full(shape, -torch.inf), labels.new_full(shape, -1)
+            best[0][place], best[1][place] = values, labels
+    assert best is not None
+    return best
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,14 @@ class _Source:
         offsets: ``[groups + 1]``, the columns of each group.
         labels: ``[columns]``, the label of each; ``None`` if that is its number.
         position: ``[columns]``, the column of each label, likewise.
+        paced: whether logits are normalised, in float32.
     """
 
     score: Callable[[slice, int, int], Tensor]
     offsets: Sequence[int]
     labels: Tensor | None = None
     position: Tensor | None = None
+    paced: bool = False
 
 
 def _source(head: nn.Module, x: Tensor, generic: Tensor | None) -> _Source:
@@ -111,9 +117,25 @@ def _source(head: nn.Module, x: Tensor, generic: Tensor | None) -> _Source:
 
     def score(rows: slice, first: int, last: int) -> Tensor:
         logits = layer.part(x[rows], first, last, None if generic is None else generic[rows])
-        return logits if pacing is None else pacing.part(logits, first, last)
+        return logits if pacing is None else pacing.part_(logits, first, last)
 
-    return _Source(score, layer.out_offsets, labels, position)
+    return _Source(score, layer.out_offsets, labels, position, pacing is not None)
+
+
+def _plan(
+    source: _Source, rows: int, itemsize: int, k: int, per_group: bool, budget: int
+) -> tuple[int, list[tuple[int, int]]]:
+    """Rows at a time and runs of groups, such that all copies of their logits fit the budget."""
+    alone = itemsize + 4 * (source.paced and itemsize == 2)
+    together, column = alone, 0
+    if source.labels is not None and not per_group:  # several groups are put in order of labels
+        together, column = max(alone, 2 * itemsize), 32
+    best = 96 * k  # of a row: two lists of logits and labels, and what merging them takes
+    widest = max(end - begin for begin, end in pairwise(source.offsets))
+    step = max(1, min(rows, budget // (widest * alone + best)))
+    return step, list(
+        _chunks(source.offsets, max(0, budget - step * best) // (step * together + column))
+    )
 
 
 def _chunks(offsets: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
@@ -126,24 +148,31 @@ def _chunks(offsets: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
     yield first, len(offsets) - 1
 
 
-def _best(source: _Source, rows: slice, chunks: Sequence[tuple[int, int]], k: int) -> Best:
-    """Logits and labels ``[rows, k]``."""
+def _found(
+    source: _Source, rows: slice, chunks: Sequence[tuple[int, int]], k: int, per_group: bool
+) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """The best of some rows: where they belong in the result, logits, labels."""
     best: Best | None = None
     for first, last in chunks:
-        begin, end = source.offsets[first], source.offsets[last]
-        if begin == end:
-            continue
-        logits = source.score(rows, first, last)
-        labels = None if source.labels is None else source.labels[begin:end]
-        if labels is not None and last - first > 1:  # ascending within each group only
-            whole = end - begin == source.offsets[-1]
-            order = source.position if whole and source.position is not None else labels.argsort()
-            labels, logits = labels[order], logits.index_select(1, order)
-        top = topk_indices(logits, min(k, end - begin))
-        found = logits.gather(1, top), top + begin if labels is None else labels[top]
-        best = found if best is None else _merged(best, found, k)
-    assert best is not None
-    return best
+        if per_group:
+            yield from _best_of_each_group(source, rows, first, last, k)
+        elif source.offsets[first] < source.offsets[last]:
+            found = _best_of_chunk(source, rows, first, last, k)
+            best = found if best is None else _merged(best, found, k)
+    if best is not None:
+        yield rows, *best
+
+
+def _best_of_chunk(source: _Source, rows: slice, first: int, last: int, k: int) -> Best:
+    begin, end = source.offsets[first], source.offsets[last]
+    logits = source.score(rows, first, last)
+    labels = None if source.labels is None else source.labels[begin:end]
+    if labels is not None and last - first > 1:  # ascending within each group only
+        whole = end - begin == source.offsets[-1]
+        order = source.position if whole and source.position is not None else labels.argsort()
+        labels, logits = labels[order], logits.index_select(1, order)
+    top = topk_indices(logits, min(k, end - begin))
+    return logits.gather(1, top), top + begin if labels is None else labels[top]
 
 
 def _merged(a: Best, b: Best, k: int) -> Best:
@@ -155,20 +184,15 @@ def _merged(a: Best, b: Best, k: int) -> Best:
 
 
 def _best_of_each_group(
-    source: _Source, rows: slice, chunks: Sequence[tuple[int, int]], k: int
-) -> Best:
-    """Logits and labels ``[rows, groups, k]``, filled up with -inf and -1."""
-    best: list[Best] = []
-    for first, last in chunks:
-        logits = source.score(rows, first, last)
-        for begin, end in pairwise(source.offsets[first : last + 1]):
-            group = logits.narrow(1, begin - source.offsets[first], end - begin)
-            missing = (0, max(k - (end - begin), 0))
-            if begin == end:  # nothing to search
-                top = torch.empty(group.shape, dtype=torch.int64, device=group.device)
-            else:
-                top = topk_indices(group, min(k, end - begin))
-            labels = top + begin if source.labels is None else source.labels[top + begin]
-            values = F.pad(group.gather(1, top), missing, value=-torch.inf)
-            best.append((values, F.pad(labels, missing, value=-1)))
-    return torch.stack([b[0] for b in best], 1), torch.stack([b[1] for b in best], 1)
+    source: _Source, rows: slice, first: int, last: int, k: int
+) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    logits = source.score(rows, first, last)
+    for g in range(first, last):
+        begin, end = source.offsets[g], source.offsets[g + 1]
+        group = logits.narrow(1, begin - source.offsets[first], end - begin)
+        if begin == end:  # nothing to search
+            top = torch.empty(group.shape, dtype=torch.int64, device=group.device)
+        else:
+            top = topk_indices(group, min(k, end - begin))
+        labels = top + begin if source.labels is None else source.labels[top + begin]
+        yield (rows, g, slice(0, top.shape[1])), group.gather(1, top), labels

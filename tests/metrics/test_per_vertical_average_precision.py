@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from allocations import peak_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
@@ -176,18 +177,6 @@ def test_dtypes(dtype, reading):
     metric.update(rounded, sparse(y))
     right = expected(rounded.double().numpy(), y, grouping, None, reading, 20)
     assert metric.per_vertical().tolist() == pytest.approx(right.tolist(), rel=1e-12)
-
-
-def peak_bytes(call):
-    """The most that is allocated beyond what was there, by every allocation and release."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 @pytest.mark.parametrize("reading", READINGS)

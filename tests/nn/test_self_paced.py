@@ -213,6 +213,17 @@ def test_part_is_columns_of_the_whole(level):
         assert torch.equal(pace.part(logits[:, columns], first, last), pace(logits)[:, columns])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("level", ["group", "label"])
+def test_part_in_place(level, dtype):
+    pace, logits = module_of(level=level, label_bias=-1, std=1), logits_of().to(dtype)
+    for first, last in ((0, 4), (1, 4), (2, 3)):
+        part = logits[:, sum(SIZES[:first]) : sum(SIZES[:last])].clone()
+        expected = pace.part(part, first, last)
+        found = pace.part_(part, first, last)
+        assert found is part and torch.equal(part, expected) and not found.requires_grad
+
+
 def test_copies():
     pace = module_of(level="label", label_bias=-6, std=1)
     assert list(pace.state_dict()) == ["gamma", "label_bias"]

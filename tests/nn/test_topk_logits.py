@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from allocations import peak_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from test_top_layers import KINDS
@@ -189,6 +190,24 @@ def test_never_holds_more_than_its_budget(budget, per_group):
     with Largest() as everything, torch.no_grad():
         head(x).topk(2)
     assert everything.bytes == 64 * 10_000 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k, per_group", [(5, False), (100, False), (100, True)])
+@pytest.mark.parametrize("paced", [False, True])
+@pytest.mark.parametrize("sizes", [20 * [2500], [15_000, 20_000, 10_000] + 10 * [500]])
+def test_all_copies_together_stay_within_the_budget(sizes, paced, k, per_group, dtype):
+    """Logits, those in order of labels or in float32, and the lists of the best, in sum."""
+    group_of = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    grouping, budget = Grouping(group_of), 2 << 20
+    pacing = SelfPacedLogits(grouping.sizes, label_bias=-1.0) if paced else None
+    head, x = fc_sc(5, 4, 3, grouping, pacing=pacing).to(dtype), rows_of(5, 64).to(dtype)
+
+    def call():
+        return topk_logits(head, x, k, per_group=per_group, scratch_bytes=budget)
+
+    result = sum(t.nbytes for t in call())
+    assert 0.3 * budget < peak_bytes(call) - result <= 1.1 * budget < 64 * 50_000 * 2
 
 
 @pytest.mark.parametrize(

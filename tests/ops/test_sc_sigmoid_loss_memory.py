@@ -5,25 +5,13 @@ import socket
 
 import pytest
 import torch
+from allocations import peak_bytes
 from sc_layers import draw
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastheads.ops import sc_sigmoid_loss, sc_sigmoid_loss_reference
 from fastheads.ops.sc_sigmoid_chunks import chunks
-
-
-def peak_bytes(call):
-    """The most that is allocated beyond what was there, by every allocation and release."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        kept = call()
-    del kept
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 def backward(function, example, **more):
