@@ -48,11 +48,18 @@ class Chunk(NamedTuple):
 
 
 def chunks(
-    out_offsets: Sequence[int], rows: int, logit_bytes: int, column_bytes: int, budget: int
+    out_offsets: Sequence[int],
+    rows: int,
+    logit_bytes: int,
+    column_bytes: int,
+    budget: int,
+    weight_bytes: Sequence[int] | None = None,
 ) -> list[Chunk]:
     """As many groups as ``budget`` bytes hold; of a group that is too large alone, some rows.
 
-    ``column_bytes`` is what a block of rows needs for the sums over its columns, a label.
+    ``column_bytes`` is what a block of rows needs for the sums over its columns, a label;
+    ``weight_bytes``, by group, what parts of its rows need for the gradient of its weight, a label.
+    Where all logits take no more than that, they are not divided.
     """
 
     def fits(first: int, last: int, rows: int) -> bool:
@@ -67,7 +74,8 @@ def chunks(
         last, step = first + 1, max(rows, 1)
         while last < len(out_offsets) - 1 and fits(first, last + 1, rows):
             last += 1
-        while step > 1 and not fits(first, last, step):
+        divided = weight_bytes is None or rows * logit_bytes > weight_bytes[first]
+        while divided and step > 1 and not fits(first, last, step):
             step = -(-step // 2)
         labels = slice(out_offsets[first], out_offsets[last])
         for row in range(0, rows, step):
@@ -87,7 +95,7 @@ class Layer:
     """The linear part: logits of a chunk, and from their gradients those of all inputs.
 
     Gradients are in the type of sums, but for ``grad_weight``, of which every number is written
-    once (a group in parts: once a part).
+    once; if the rows of a group come in parts, its sums lie beside until the last of them.
     """
 
     def __init__(
@@ -99,8 +107,10 @@ class Layer:
         in_offsets: Sequence[int] | None,
         out_offsets: Sequence[int],
         needed: Sequence[bool],
+        room: int,
     ) -> None:
         self.x, self.weight, self.bias, self.generic = x, weight.contiguous(), bias, generic
+        self.room = room  # bytes of what is added to sums of a wider type
         self.shared = 0 if generic is None else generic.shape[1]
         self.in_offsets, self.out_offsets, self.needed = in_offsets, out_offsets, list(needed[:4])
         own = None if in_offsets is None else tuple(in_offsets)
@@ -109,6 +119,7 @@ class Layer:
         self.grad_weight: Tensor | None = None
         self.grad_bias: Tensor | None = None
         self.grad_generic: Tensor | None = None
+        self.sums: Tensor | None = None  # of the weight of a group whose rows come in parts
 
     def begin_parts(self) -> None:
         """Makes room for gradients that come from several chunks."""
@@ -120,6 +131,12 @@ class Layer:
         if of_weight:
             make = torch.empty_like if self.x.shape[0] else torch.zeros_like
             self.grad_weight = make(self.weight)
+
+    def weight_bytes(self) -> list[int]:
+        """What the sums of a label's weights take beside their gradient, by group."""
+        wide = sum_dtype(self.x)
+        item = wide.itemsize if self.needed[1] and wide != self.x.dtype else 0
+        return [item * (self.shared + s.inputs.stop - s.inputs.start) for s in self.spans]
 
     def whole_bytes(self) -> int:
         """What sc_linear_backward holds at most: parts of the gradients of its inputs, by runs."""
@@ -147,11 +164,10 @@ class Layer:
         weight = slice(groups[0].weight.start, groups[-1].weight.stop)
         return [Span(chunk.labels, groups[0].inputs, weight)] if chunk.shape[1] else []
 
-    def parts(self, span: Span, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """What a group of ``weight`` multiplies ``generic`` with, and what its own inputs."""
+    def matrix(self, span: Span, weight: Tensor) -> Tensor:
+        """A group of ``weight``: what it multiplies ``generic`` with, then what its own inputs."""
         width = self.shared + span.inputs.stop - span.inputs.start
-        matrix = weight[span.weight].view(span.labels.stop - span.labels.start, width)
-        return matrix[:, : self.shared], matrix[:, self.shared :]
+        return weight[span.weight].view(span.labels.stop - span.labels.start, width)
 
     def forward(self, chunk: Chunk, logits: Tensor) -> None:
         products = self.products(chunk)
@@ -172,22 +188,35 @@ class Layer:
 
     def backward(self, chunk: Chunk, grad: Tensor) -> None:
         for span in self.products(chunk):
-            generic, own = self.parts(span, self.weight)
+            weight = self.matrix(span, self.weight)
+            generic, own = weight[:, : self.shared], weight[:, self.shared :]
             g, x = columns(grad, chunk, span), self.x[chunk.rows, span.inputs]
             if self.grad_x is not None:
-                add_product(self.grad_x[chunk.rows, span.inputs], g, own)
+                add_product(self.grad_x[chunk.rows, span.inputs], g, own, self.room)
             if self.grad_generic is not None:
-                add_product(self.grad_generic[chunk.rows], g, generic)
+                add_product(self.grad_generic[chunk.rows], g, generic, self.room)
             if self.grad_weight is not None:
-                to_generic, to_own = self.parts(span, self.grad_weight)
-                beta = int(chunk.rows.start > 0)
-                torch.addmm(to_own, g.T, x, beta=beta, out=to_own)
-                if self.generic is not None:
-                    torch.addmm(
-                        to_generic, g.T, self.generic[chunk.rows], beta=beta, out=to_generic
-                    )
+                inputs = [x] if self.generic is None else [self.generic[chunk.rows], x]
+                self.add_to_weight(self.matrix(span, self.grad_weight), chunk, g, inputs)
         if self.grad_bias is not None:
-            self.grad_bias[chunk.labels] += grad.sum(0, dtype=self.grad_bias.dtype)
+            add_column_sums(self.grad_bias[chunk.labels], grad, self.room)
+
+    def add_to_weight(
+        self, grad: Tensor, chunk: Chunk, g: Tensor, inputs: Sequence[Tensor]
+    ) -> None:
+        """Adds what a chunk contributes to the gradient of a group's weight."""
+        first, last = chunk.rows.start == 0, chunk.rows.stop == len(self.x)
+        if first and not last and grad.dtype != sum_dtype(grad):
+            self.sums = wide_zeros(grad)
+        total = grad if self.sums is None else self.sums
+        for part, x in zip(total.split([x.shape[1] for x in inputs], 1), inputs, strict=True):
+            if self.sums is None:
+                torch.addmm(part, g.T, x, beta=int(not first), out=part)
+            else:
+                add_product(part, g.T, x, self.room)
+        if last and self.sums is not None:
+            grad.copy_(self.sums)
+            self.sums = None
 
 
 def columns(logits: Tensor, chunk: Chunk, span: Span) -> Tensor:
@@ -199,11 +228,27 @@ def wide_zeros(x: Tensor) -> Tensor:
     return x.new_zeros(x.shape, dtype=sum_dtype(x))
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+def add_product(total: Tensor, a: Tensor, b: Tensor, room: int) -> None:
+    """``total += a @ b``, the product in pieces of about ``room`` bytes where types differ.
+
+    Each piece is rounded to the type of ``a``, once; what they add up to is not.
+    """
     if total.dtype == a.dtype:
         total.addmm_(a, b)
-    else:
-        total += a @ b
+        return
+    rows = max(512, room // max(1, 8 * total.shape[1]))  # of a piece, and a copy in the wider type
+    for part, of_a in zip(total.split(rows), a.split(rows), strict=True):
+        part += of_a @ b
+
+
+def add_column_sums(total: Tensor, x: Tensor, room: int) -> None:
+    """``total += x.sum(0)``, in pieces of about ``room`` bytes where types differ."""
+    if total.dtype == x.dtype:
+        total += x.sum(0)
+        return
+    columns = max(512, room // (4 * len(x)))  # a sum on the CPU copies to the wider type
+    for part, of_x in zip(total.split(columns), x.split(columns, 1), strict=True):
+        part += of_x.sum(0, dtype=total.dtype)
 
 
 def sum_dtype(x: Tensor) -> torch.dtype:

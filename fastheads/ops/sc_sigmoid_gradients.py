@@ -67,15 +67,17 @@ def _op(
         kernel(Chunk(groups, labels, slice(0, rows)), logits)
         grads = [logits if needed[0] else None, None, None, None]
     else:
-        layer = Layer(x, weight, bias, generic, in_offsets, out_offsets, needed)
+        room = 0 if x.dtype == sum_dtype(x) else scratch_bytes // 16
+        layer = Layer(x, weight, bias, generic, in_offsets, out_offsets, needed, room)
         sums = [
             kernel.grad_gamma is not None and gamma_per_label,
             kernel.grad_label_bias is not None,
         ]
         column_bytes = sum(sums) * sum_dtype(x).itemsize
-        plan = chunks(out_offsets, rows, x.element_size(), column_bytes, scratch_bytes)
+        item, budget = x.element_size(), scratch_bytes - room
+        plan = chunks(out_offsets, rows, item, column_bytes, budget, layer.weight_bytes())
         largest = max((chunk.shape[0] * chunk.shape[1] for chunk in plan), default=0)
-        held = largest * x.element_size() + layer.whole_bytes()
+        held = largest * item + layer.whole_bytes()
         whole = len(plan) == 1 and held <= scratch_bytes
         if not whole:
             layer.begin_parts()

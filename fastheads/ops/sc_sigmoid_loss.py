@@ -120,7 +120,10 @@ def sc_sigmoid_loss(
         reduction: ``mean_rows`` sums over labels and averages over rows, ``mean`` averages over
             both, ``sum`` sums over both. An empty batch has loss 0.
         scratch_bytes: the most that is held at a time, besides gradients of the inputs, as long as
-            one row of the largest group fits; by default 64 MB on the CPU and 256 MB on CUDA.
+            one row of the largest group fits; by default 64 MB on the CPU and 256 MB on CUDA. What
+            sums chunks is float32: also the gradient of the weight of one group at a time, float16
+            or bfloat16, whose rows do not fit; unless that takes more than all of its logits, which
+            are held then.
         with_loss: without it the value is 0, and only its gradients are right: a logarithm less.
 
     Returns:

@@ -81,3 +81,22 @@ def test_sums_over_many_rows_stay_in_float16(reduction, device):
     example.options["normalize"] = False
     ours = errors(sc_sigmoid_loss, example, reduction=reduction)
     assert max(ours) < 1e-2, ours
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "sizes, rows, options",
+    [
+        ([300] * 4, 512, {"shared_input": True}),
+        ([300] * 4, 512, {"generic": 3}),
+        ([7] * 200, 64, {"shared_input": True}),
+    ],
+    ids=["rows in parts", "generic", "many groups"],
+)
+def test_sums_over_chunks_are_as_exact_as_without(sizes, rows, options, dtype, device):
+    """However small the budget: what several chunks add up to is float32."""
+    example = rare(sizes, rows, -4, dtype, device, width=8, **options)
+    whole = errors(sc_sigmoid_loss, example)
+    for budget in (100_000, 20_000):
+        found = errors(sc_sigmoid_loss, example, scratch_bytes=budget)
+        assert all(a <= 2 * b for a, b in zip(found, whole, strict=True)), (budget, found, whole)

@@ -42,6 +42,23 @@ def test_scratch_stays_within_its_budget(sizes, rows):
     assert eager > 3 * logits
 
 
+@pytest.mark.parametrize("rows", [100, 400])
+def test_scratch_of_half_precision(rows):
+    """Beside the budget gradients are float32 while chunks add to them: of one group's weight too.
+
+    The logits of 100 rows take less than such sums, and are not divided.
+    """
+    budget, sizes, width = 1 << 20, [16_000, 3000, 999, 1], 64
+    example = draw(sizes, rows, gamma="group", label_bias=True, width=width, shared_input=True)
+    example = example.to(torch.bfloat16)
+    call = backward(sc_sigmoid_loss, example, scratch_bytes=budget)
+    call()
+    extra = peak_bytes(call) - sum(leaf.nbytes for leaf in example.leaves)
+    wide = 4 * sum(leaf.numel() for leaf in example.leaves if leaf is not example.weight)
+    weight, logits = 4 * sizes[0] * width, 2 * rows * sizes[0]
+    assert extra <= 1.1 * budget + wide + min(weight, logits)
+
+
 @pytest.mark.cuda
 def test_scratch_stays_within_its_budget_on_cuda():
     budget, rows = 32 << 20, 256
@@ -69,6 +86,9 @@ def test_chunks_cover_everything_once():
         assert len(cells) == 40 * 6
     assert len(chunks(out, 40, 4, 8, 1 << 20)) == 1
     assert chunks(out, 0, 4, 8, 1) == []
+    # The group of 490 labels: sums of more than its 40 x 4 bytes a label do not pay.
+    plans = (chunks(out, 40, 4, 8, 500, [size] * 6) for size in (159, 160))
+    assert [max(chunk.shape[0] for chunk in p if chunk.shape[1] == 490) for p in plans] == [1, 40]
 
 
 class Head(nn.Module):
