@@ -108,7 +108,7 @@ HEADLINES = {
 }
 BENCHES = sorted(path.stem for path in RESULTS.glob("*.csv"))
 # What ours is called where there are more forms of it, or its memory is in the name.
-FORMS = {"model": "fastheads( compiled)?", "sc_sigmoid_loss": r"fastheads( \d+ MB)?",
+FORMS = {"model": "fastheads( compiled)?", "sc_sigmoid_loss": r"fastheads( \d+( of \d+)? MB)?",
          "concentrate": r"fastheads.*"}  # fmt: skip
 RANKED = {"mpvap": "mpvap", "mpvap_per_label": "mpvap per label", "top1": "top-1", "top5": "top-5"}
 METRICS = {"map50_per_label": "mAP@50 per label", "map50_per_image": "mAP@50 per image",
