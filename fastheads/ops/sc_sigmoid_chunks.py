@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastheads import _C
+
 ROW_BLOCK = 16  # kRowBlock: rows that share a sum of the gradients of gamma and label_bias
 
 
@@ -129,8 +131,11 @@ class Layer:
         if of_generic and self.generic is not None:
             self.grad_generic = wide_zeros(self.generic)
         if of_weight:
-            make = torch.empty_like if self.x.shape[0] else torch.zeros_like
-            self.grad_weight = make(self.weight)
+            self.grad_weight = torch.empty_like(self.weight)
+            if self.weight.device.type == "cpu":
+                _C.ask_for_large_pages(self.grad_weight.data_ptr(), self.grad_weight.nbytes)
+            if not self.x.shape[0]:
+                self.grad_weight.zero_()
 
     def weight_bytes(self) -> list[int]:
         """What the sums of a label's weights take beside their gradient, by group."""
