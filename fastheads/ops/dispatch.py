@@ -7,17 +7,27 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
+from torch._C import (
+    _any_requires_grad,
+    _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
+)
+from torch.compiler import is_compiling
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:
     """``op(*args)``; the autograd of an operator of ours is Python, which the dispatcher enters.
 
-    On one sample, after a convolution has filled the caches, that is a quarter of the operator.
+    On one sample, after a convolution has filled the caches, that is a quarter of the operator. So
+    it is entered only where a gradient, a compiler or a transform needs it. There, to look up a
+    name in a module takes a percent too.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if is_compiling():  # first, since what follows cannot be compiled
         return op(*args)
-    with torch._C._AutoDispatchBelowAutograd():
+    if is_grad_enabled() and (_any_requires_grad(*args) or _are_functorch_transforms_active()):
+        return op(*args)
+    with _AutoDispatchBelowAutograd():
         return op(*args)
 
 
@@ -28,11 +38,11 @@ def trains_eagerly(x: Tensor) -> bool:
     and transforms need.
     """
     return (
-        torch.is_grad_enabled()
+        is_grad_enabled()
         and type(x) is Tensor
-        and not torch.compiler.is_compiling()
+        and not is_compiling()
         and not torch._C._get_tracing_state()
-        and not torch._C._are_functorch_transforms_active()
+        and not _are_functorch_transforms_active()
     )
 
 

@@ -16,6 +16,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .dispatch import any_layout, call, once_differentiable
 
+_OP = torch.ops.fastheads.gated_residual.default  # found once: see call
+
 
 def gated_residual_reference(x: Tensor, f: Tensor, z: Tensor, *, relu: bool = False) -> Tensor:
     """:func:`gated_residual` in plain PyTorch."""
@@ -62,7 +64,7 @@ def gated_residual(x: Tensor, f: Tensor, z: Tensor, *, relu: bool = False) -> Te
 
     Differentiable, once, in ``x``, ``f`` and ``z``. Deterministic.
     """
-    return call(torch.ops.fastheads.gated_residual.default, x, f, z, relu)
+    return call(_OP, x, f, z, relu)
 
 
 def gated_residual_(x: Tensor, f: Tensor, z: Tensor, *, relu: bool = False) -> None:

@@ -1,6 +1,7 @@
 """A compiler chooses the layout of what our operators read between convolutions."""
 
 import re
+import warnings
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch._inductor.config
 from torch._inductor.utils import run_and_get_code
 from torch.nn import functional as F
 
-from fastheads.ops import gate, gated_residual
+from fastheads.ops import dispatch, gate, gated_residual
 
 
 def gated(x, kernel, z, *_):
@@ -31,3 +32,26 @@ def test_compiler_chooses_the_layout(network):
     before = re.split(r"\n [^#\n]*ops\.fastheads\.gate", code)[0]
     # inductor computes convolutions channels-last
     assert len(re.findall(r"(?m)^ +cpp_fused\w+\(", before)) == 1, "x is converted, nothing else"
+
+
+def test_autograd_is_entered_only_where_a_gradient_is_needed(monkeypatch):
+    entered = []
+    guard = torch._C._AutoDispatchBelowAutograd
+    monkeypatch.setattr(
+        dispatch, "_AutoDispatchBelowAutograd", lambda: entered.append("below") or guard()
+    )
+    x, z = torch.randn(3, 4), torch.ones(3)
+    leaf = x.clone().requires_grad_()
+    assert not gated_residual(x, x, z).requires_grad and entered == ["below"]
+    assert gated_residual(leaf, x, z).requires_grad and entered == ["below"]
+    with torch.no_grad():
+        assert not gated_residual(leaf, x, z).requires_grad and entered == ["below"] * 2
+
+
+def test_transforms_see_the_operators():
+    """Also where what they wrap needs no gradient."""
+    x, z = torch.randn(5, 3, 4), torch.ones(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is slow
+        y = torch.func.vmap(lambda x: gated_residual(x, x, z))(x)
+    assert torch.equal(y, x + x)

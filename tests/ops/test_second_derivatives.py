@@ -9,6 +9,7 @@ from torch import Tensor
 from fastheads.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from fastheads.ops import (
     csr_matmul,
+    dispatch,
     gate,
     gated_residual,
     multilabel_margin,
@@ -69,6 +70,7 @@ def route(request, monkeypatch):
     """As called, or as compilers see it: by what ``register_autograd`` makes."""
     if request.param == "operator":
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        monkeypatch.setattr(dispatch, "is_compiling", lambda: True)
 
 
 @pytest.mark.parametrize("function", ONCE, ids=lambda f: f.__name__)
