@@ -27,10 +27,11 @@ struct SqueezeExciteShape {
   bool channels_last;  // x is read as [N, H W, C], else as [N, C, H W]
 };
 
-// What the operator that writes y over x asks of x.
-inline void check_squeeze_excite_in_place(const Tensor& x) {
+// What the operator that writes y over x asks of x and of what it reads meanwhile.
+inline void check_squeeze_excite_in_place(const Tensor& x, const std::optional<Tensor>& residual) {
   STD_TORCH_CHECK(x.is_contiguous() || channels_innermost(x),
                   "squeeze_excite_: x must be contiguous or channels-last, got other strides");
+  if (residual) check_no_partial_overlap("squeeze_excite_", "residual", *residual, x);
 }
 
 // The tensor is [rows, columns], maybe as the weight of a 1x1 convolution, or [rows] where columns

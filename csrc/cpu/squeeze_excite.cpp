@@ -140,7 +140,7 @@ void squeeze_excite_(Tensor x, const Tensor& weight1, const std::optional<Tensor
                      const std::optional<Tensor>& shift_, int64_t inner, int64_t gate, bool relu,
                      const std::optional<Tensor>& mean, const std::optional<Tensor>& var,
                      double eps) {
-  check_squeeze_excite_in_place(x);
+  check_squeeze_excite_in_place(x, residual);
   check_squeeze_excite_norm(x, scale_, shift_, mean, var);
   std::optional<Tensor> scale = scale_, shift = shift_;
   if (var) {

@@ -158,8 +158,8 @@ def squeeze_excite_(
         ``x``.
 
     Raises:
-        RuntimeError: as there, or if gradients are recorded, or ``x`` has other strides, or one of
-            the statistics is missing.
+        RuntimeError: as there, or if gradients are recorded, or ``x`` has other strides, or
+            ``residual`` overlaps it in part, or one of the statistics is missing.
         ValueError: as there.
     """
     tensors = (x, weight1, bias1, weight2, bias2, residual, scale, shift)

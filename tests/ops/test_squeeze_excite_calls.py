@@ -190,6 +190,22 @@ def test_in_place_with_itself_as_residual(device):
         assert torch.equal(squeeze_excite_(x, *weights, x), y)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+def test_in_place_with_a_residual_across_it(layout, device):
+    """Part of it would be read after it has been written."""
+    (memory, *weights), _ = arguments((4, 6, 3, 3, 3), torch.float32, device, layout)
+    with torch.no_grad():
+        kept, x = memory.clone(), memory[1:3]
+        for residual in (memory[:2], memory[2:]):
+            with pytest.raises(RuntimeError, match="residual must not overlap x, except as a whol"):
+                squeeze_excite_(x, *weights, residual)
+        assert torch.equal(memory, kept)
+        y = squeeze_excite(memory[:2], *weights, memory[2:])
+        assert torch.equal(squeeze_excite_(memory[:2], *weights, memory[2:]), y)  # side by side
+        x, y = memory[2:], squeeze_excite(kept[2:], *weights, kept[2:].mT)
+        assert torch.equal(squeeze_excite_(x, *weights, x.mT), y)  # other strides: copied first
+
+
 def test_in_place_rejects(device):
     args, _ = arguments((2, 6, 4, 3, 3), torch.float32, device)
     with pytest.raises(RuntimeError, match="no input must require a gradient, since x is overwri"):
