@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastheads import _C
+from fastheads._C import ask_for_large_pages
+
+from .dispatch import sum_dtype
 
 ROW_BLOCK = 16  # kRowBlock: rows that share a sum of the gradients of gamma and label_bias
 
@@ -133,7 +135,7 @@ class Layer:
         if of_weight:
             self.grad_weight = torch.empty_like(self.weight)
             if self.weight.device.type == "cpu":
-                _C.ask_for_large_pages(self.grad_weight.data_ptr(), self.grad_weight.nbytes)
+                ask_for_large_pages(self.grad_weight.data_ptr(), self.grad_weight.nbytes)
             if not self.x.shape[0]:
                 self.grad_weight.zero_()
 
@@ -254,11 +256,6 @@ def add_column_sums(total: Tensor, x: Tensor, room: int) -> None:
     columns = max(512, room // (4 * len(x)))  # a sum on the CPU copies to the wider type
     for part, of_x in zip(total.split(columns), x.split(columns, 1), strict=True):
         part += of_x.sum(0, dtype=total.dtype)
-
-
-def sum_dtype(x: Tensor) -> torch.dtype:
-    """The type of sums over ``x``: float32, or float64 if it is that."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 class Kernel:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fastheads.ops.dispatch import once_differentiable
-from fastheads.ops.sc_sigmoid_chunks import Chunk, Kernel, Layer, chunks, sum_dtype
+from fastheads.ops.dispatch import once_differentiable, sum_dtype
+from fastheads.ops.sc_sigmoid_chunks import Chunk, Kernel, Layer, chunks
 
 SCHEMA = """(Tensor x, Tensor? weight, Tensor? bias, Tensor? generic, Tensor? gamma,
 Tensor? label_bias, Tensor? label_weights, Tensor indices, Tensor offsets, Tensor? values,

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fastheads.ops.dispatch import autocast
+from fastheads.ops.dispatch import autocast, sum_dtype
 from fastheads.ops.sc_linear import sc_linear_reference
-from fastheads.ops.sc_sigmoid_chunks import ROW_BLOCK, on_device, sum_dtype
+from fastheads.ops.sc_sigmoid_chunks import ROW_BLOCK, on_device
 from fastheads.ops.sc_sigmoid_gradients import loss_with_gradients
 from fastheads.ops.scratch import scratch_on
 from fastheads.targets import SparseTargets
