@@ -144,7 +144,10 @@ bench() { # NAME [MODEL]
   [[ $name =~ ^(sc_linear|squeeze_excite|gated_block)$ ]] && budget=25 # thresholds wait for these
   [[ $name =~ ^(adaptive|model|sc_sigmoid_loss)$ ]] && limit=180 # these compile several times
   local options=(--quick --budget "$budget" --device cuda)
-  ((dry)) && options=(--quick --budget 1 --device cpu --threads 1)
+  if ((dry)); then # beside other work, maybe
+    limit=180
+    options=(--quick --budget 1 --device cpu --threads 1)
+  fi
   if [[ $name == model ]]; then
     options+=(--model "$model")
     ((dry)) && options+=(--batch 1 --size 64 --no_compile)
