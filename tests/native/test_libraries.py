@@ -133,5 +133,13 @@ def test_streaming_kernel_uses_tensor_cores_and_asynchronous_copies():
         assert ("HMMA.16816.F32" in code) == ("Half" in name or "BFloat16" in name), name
 
 
+@needs_cuda
+def test_co_detection_multiplies_bits_in_tensor_cores():
+    found = instructions("bit_product_kernel")
+    assert len(found) == 4  # count types x architectures
+    for _, code in found:
+        assert "BMMA.168256.AND.POPC" in code
+
+
 def test_c_knows_what_was_built():
     assert _C.with_cuda == (PACKAGE / "libfastheads_cuda.so").exists()
