@@ -244,7 +244,7 @@ test.train(data, Grouping(group_of, test.NAMES), None, sys.argv[1], config)
 @pytest.mark.slow
 def test_killed_run_ends_the_same(data, grouping, full_config, tmp_path):
     """No teacher's process outlives the run, and what was begun goes on from its checkpoint."""
-    training = replace(CONFIG.training, checkpoint_seconds=0, log_every=5)
+    training = replace(CONFIG.training, epochs=30, checkpoint_seconds=0, log_every=5)
     config = replace(CONFIG, training=training, processes=2)
     train(data, grouping, None, tmp_path / "whole", replace(config, processes=1))
     (tmp_path / "job").write_bytes(pickle.dumps((config, full_config.data, grouping.group_of)))
