@@ -58,7 +58,7 @@ def once_differentiable(
     def decorate(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
         @functools.wraps(backward)
         def wrapper(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-            if not torch.is_grad_enabled():  # as always, but with create_graph=True
+            if not is_grad_enabled():  # as always, but with create_graph=True
                 return backward(ctx, *grads)
             inputs = [t for t in (*grads, *ctx.saved_tensors) if isinstance(t, Tensor)]
             with torch.no_grad():

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from .dispatch import once_differentiable
+
 
 @torch.library.custom_op("fastheads::sc_linear_conditional_backward", mutates_args=())
 def _op(
@@ -76,6 +78,7 @@ def save_conditional(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Te
     ctx.save_for_backward(x, weight, rows, groups, output[1])
 
 
+@once_differentiable("sc_linear_conditional")
 def conditional_backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     needed = list(ctx.needs_input_grad[:3])
     grads = torch.ops.fastheads.sc_linear_conditional_backward.default(

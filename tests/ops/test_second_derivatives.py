@@ -14,6 +14,7 @@ from fastheads.ops import (
     gated_residual,
     multilabel_margin,
     sc_linear,
+    sc_linear_conditional,
     sc_sigmoid_loss,
     squeeze_excite,
 )
@@ -42,6 +43,11 @@ def linear(x: Tensor) -> Tensor:
     return sc_linear(x, x.flatten()[:8] ** 2, None, [0, 2, 4], [0, 1, 4])
 
 
+def of_pairs(x: Tensor) -> Tensor:
+    pairs = torch.tensor([0, 2], device=x.device), torch.tensor([1, 0], device=x.device)
+    return sc_linear_conditional(x, x.flatten()[:8] ** 2, None, *pairs, [0, 2, 4], [0, 1, 4])[0]
+
+
 def targets(device: torch.device) -> SparseTargets:
     return SparseTargets.from_lists([[1], [0, 3], []]).to(device)
 
@@ -62,7 +68,10 @@ def softmax_loss(x: Tensor) -> Tensor:
     return softmax_cross_entropy(x, targets(x.device), reduction="none")
 
 
-ONCE = [excited, gated, gated_linearly, linear, margin, grouped_loss, sigmoid_loss, softmax_loss]
+ONCE = [
+    *(excited, gated, gated_linearly, linear, of_pairs, margin),
+    *(grouped_loss, sigmoid_loss, softmax_loss),
+]
 
 
 @pytest.fixture(params=["function", "operator"])

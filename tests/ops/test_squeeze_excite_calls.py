@@ -52,6 +52,18 @@ def test_convolution_weights(device):
             assert torch.equal(got.view_as(wanted), wanted)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_results_past_the_caches_are_those_through_them(dtype, layout):
+    """What is written over x always goes through them; rows of 101 x 101 end within a vector."""
+    for shape in ((4, 64, 112, 112, 8), (6, 48, 101, 101, 8)):
+        args, _ = arguments(shape, dtype, torch.device("cpu"), layout, residual=True)
+        x, *others = (t.detach() for t in args)
+        y = squeeze_excite(x, *others, relu=True)
+        assert y.nbytes > 2 << 20
+        assert torch.equal(y, squeeze_excite_(x.clone(), *others, relu=True))
+
+
 def test_does_not_depend_on_threads():
     threads = torch.get_num_threads()
     for shape in ((1, 70, 20, 20, 8), (3, 70, 20, 20, 8), (16, 70, 20, 20, 8), (600, 70, 2, 2, 9)):
