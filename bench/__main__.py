@@ -19,6 +19,8 @@ from typing import NoReturn
 
 import torch
 
+import fastheads
+
 from . import bench_ceilings, bench_model
 from .harness import SETTINGS, Settings, read
 from .table import print_table
@@ -34,6 +36,7 @@ examples:
   fastheads bench --model timm:seresnet50 --batch 8 --size 224
   fastheads bench --model mypackage.networks:build --train --device cuda --dtype bfloat16
   fastheads bench topk_confusion --quick --budget 30 --threads 1
+  fastheads bench sc_sigmoid_loss --keep_memory  # as a training that keeps what it frees
   fastheads bench clustering --help     # the options of one benchmark alone
 
 NAME: """
@@ -110,6 +113,7 @@ def _parser() -> _Parser:
     add("--dtype", choices=DTYPES, help="only this one (networks: float32)")
     add("--quick", action="store_true", help="fewer shapes and repetitions")
     add("--warm", action="store_true", help="caches as the call before has left them")
+    add("--keep_memory", action="store_true", help="freed memory is used again, by peers as well")
     add("--budget", type=float, metavar="SECONDS", help="for each NAME, after which no case begins")
     add("--out", type=Path, metavar="CSV", help="append the results to it")
     add("--figure", type=Path, metavar="PNG", help="draw them under this machine's ceilings")
@@ -145,6 +149,8 @@ def _check(
         for name in names:
             if "cuda" not in devices_of(name):
                 raise ValueError(f"device must be cpu for {name}, got cuda")
+    if options.keep_memory and not fastheads.keep_freed_memory():
+        raise ValueError("keep_memory needs glibc, whose allocator keeps memory when it is asked")
     if options.figure and not importlib.util.find_spec("matplotlib"):
         raise ValueError("figure needs the package matplotlib: pip install 'fastheads[bench]'")
 
@@ -163,7 +169,8 @@ def _measure(options: argparse.Namespace, others: list[str], names: list[str]) -
                 if name == "ceilings" and options.figure:
                     continue
                 seconds = math.inf if options.budget is None else options.budget
-                asked = Settings(options.warm, time.monotonic() + seconds, options.dtype)
+                deadline = time.monotonic() + seconds
+                asked = Settings(options.warm, deadline, options.dtype, options.keep_memory)
                 token = SETTINGS.set(asked)
                 try:
                     if name == "model":

@@ -37,11 +37,13 @@ class Settings:
         warm: caches stay as the call before has left them; by default they are cold and clean.
         deadline: of ``time.monotonic()``; no case begins after it.
         dtype: only cases of it, None for all.
+        keep_memory: freed memory is used again, by everybody: ``fastheads.keep_freed_memory``.
     """
 
     warm: bool = False
     deadline: float = math.inf
     dtype: str | None = None
+    keep_memory: bool = False
 
 
 SETTINGS = ContextVar("SETTINGS", default=Settings())  # noqa: B039  frozen
@@ -132,7 +134,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 def measure(case: Case, *, budget: float = 4.0, repeats: int = 50) -> list[dict[str, Any]]:
     """Checks, then times every provider in turns; ``budget`` is in seconds for the whole case."""
-    warm = SETTINGS.get().warm
+    warm, keep_memory = SETTINGS.get().warm, SETTINGS.get().keep_memory
     seconds, errors, rounds = stopwatch(case.device, warm=warm), {}, 0.0
     for name, call in case.providers.items():
         case.reset()
@@ -148,7 +150,7 @@ def measure(case: Case, *, budget: float = 4.0, repeats: int = 50) -> list[dict[
     quartiles = {name: np.percentile(taken, [25, 50, 75]) for name, taken in times.items()}
     best = min((q[1] for name, q in quartiles.items() if not is_ours(name)), default=math.nan)
     threads, today = torch.get_num_threads(), datetime.date.today().isoformat()
-    pass_ = f"{case.pass_}, warm" if warm else case.pass_
+    pass_ = f"{case.pass_}{', warm' * warm}{', memory kept' * keep_memory}"
     first = (case.op, pass_, case.shape, case.dtype, device_name(case.device), threads)
     last, rows = (torch.__version__, fastheads.__version__, today), []
     for name, (q25, median, q75) in quartiles.items():

@@ -98,7 +98,7 @@ HEADLINES = {
     "gated_block": r"\[32, 1024.* (41|59)% float32",
     "adaptive": "",
     "sc_linear": r"^sc_linear forward (uniform|2000 tiny|10240).*B=64 float32",
-    "sc_sigmoid_loss": r"forward \+ backward B=64 N=1?00000",
+    "sc_sigmoid_loss": r"forward \+ backward(, memory kept)? B=64 N=1?00000",
     "heads": r"topk_logits .*FC1024.*\[1\]",
     "topk_confusion": r"32, 100000\] k=100 float32",
     "csr_matmul": r"100000x.*B=32 float32",

@@ -49,6 +49,15 @@ void for_vectors(int64_t size, Body body) {
   if (i < size) body(i, Some{size - i});
 }
 
+// Calls body(count) for a count from 1 to most that is known to the compiler.
+template <int most, class Body>
+void for_count(int64_t count, Body body) {
+  if constexpr (most > 1) {
+    if (count < most) return for_count<most - 1>(count, body);
+  }
+  body(std::integral_constant<int, most>());
+}
+
 template <typename V, typename T>
 V read(const T* p, All) {
   V v;

@@ -28,22 +28,30 @@ void multiply(const ScInputs& in, const Wanted& wanted, const MaybeTensor& bias_
   char* y = static_cast<char*>(y_.mutable_data_ptr());
   const int64_t labels = in.block_labels(), tasks = ceil_div(shape.outputs(), labels);
   share_out(tasks, in.multiply_adds(), [&](auto next) {
-    Scratch scratch(in.block_bytes());
-    char* x = scratch.take(in.block_bytes());
+    const int64_t bytes = std::max(in.block_bytes(), 2 * kBlockBytes);
+    Scratch scratch(bytes);
+    char* x = scratch.take(bytes);
+    int64_t packed = -1;  // the group whose rows are all packed
     for (int64_t task; (task = next()) < tasks;) {
       in.for_groups(task, labels, [&](int64_t g, int64_t begin, int64_t end) {
-        const int64_t width = shape.width(g), block = in.block_rows(width);
+        const int64_t width = shape.width(g), count = wanted.count(g);
+        const int64_t panels = count > kFewRows ? in.panel_rows(width) : 0;
+        const int64_t block = panels > 0 ? panels : in.block_rows(width);
         const int64_t* picked =
             wanted.picked.empty() ? nullptr : wanted.picked.data() + wanted.first(g);
-        for (int64_t row = 0; row < wanted.count(g); row += block) {
-          const int64_t rows = std::min(block, wanted.count(g) - row);
-          in.pack(g, picked, row, rows, in.dots_item, x);
+        for (int64_t row = 0; row < count; row += block) {
+          const int64_t rows = std::min(block, count - row);
+          const bool there = packed == g && rows == count;
+          if (!there && panels > 0) in.pack_panels(g, picked, row, rows, x);
+          if (!there && panels == 0) in.pack(g, picked, row, rows, in.dots_item, x);
+          packed = rows == count ? g : -1;
           const int64_t column = columns ? begin : begin - shape.out[g];
-          sc_kernels().dots(in.format, {in.weight_of(g, begin), x,
-                                        bias != nullptr ? bias + begin * in.item : nullptr,
-                                        y + column * in.item, &wanted.begins[wanted.first(g) + row],
-                                        packed_stride(width, in.dots_item) / in.dots_item, width,
-                                        rows, end - begin, accumulate});
+          (panels > 0 ? sc_kernels().lanes : sc_kernels().dots)(
+              in.format,
+              {in.weight_of(g, begin), x, bias != nullptr ? bias + begin * in.item : nullptr,
+               y + column * in.item, &wanted.begins[wanted.first(g) + row],
+               packed_stride(width, in.dots_item) / in.dots_item, width, rows, end - begin,
+               accumulate});
         }
       });
     }

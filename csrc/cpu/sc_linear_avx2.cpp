@@ -4,7 +4,8 @@
 #ifdef __AVX2__
 namespace fastheads {
 
-const ScKernels sc_linear_avx2 = {pack, dots, outer, reduce, column_sums, false};
+const ScKernels sc_linear_avx2 = {pack,        dots,        lanes,        outer, reduce,
+                                  column_sums, kPanelBytes, kVectorBytes, false};
 
 }  // namespace fastheads
 #endif

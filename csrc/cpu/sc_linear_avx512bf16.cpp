@@ -4,7 +4,8 @@
 #ifdef __AVX512BF16__
 namespace fastheads {
 
-const ScKernels sc_linear_avx512bf16 = {pack, dots, outer, reduce, column_sums, true};
+const ScKernels sc_linear_avx512bf16 = {pack,        dots,        lanes,        outer, reduce,
+                                        column_sums, kPanelBytes, kVectorBytes, true};
 
 }  // namespace fastheads
 #endif

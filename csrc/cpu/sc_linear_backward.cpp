@@ -205,8 +205,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sc_linear_backward(
   const ScInputs in(shape, x, weight, generic);
   const ScGrad g{static_cast<const char*>(grad.const_data_ptr()), row_stride(grad)};
   const bool of_generic = needed[3] && shape.generic > 0;
-  const bool by_gemm = prefer_gemm(in, kGemmBackward);
-  if (by_gemm && needed[0]) {
+  if (needed[0] && prefer_gemm(in, kGemmGradX)) {
     gemm_grad_x(shape, grad, weight, grad_x);
   } else if (needed[0] || of_generic) {
     Parts parts(in, x, std::min(kPassRows, shape.batch), needed[0], of_generic);
@@ -217,7 +216,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sc_linear_backward(
       gradients.reduce(grad_x, grad_generic);
     }
   }
-  if (by_gemm && needed[1]) {
+  if (needed[1] && prefer_gemm(in, kGemmGradWeight)) {
     gemm_grad_weight(shape, grad, x, grad_w);
   } else if (needed[1]) {
     grad_weight(in, g, grad_w);

@@ -2,8 +2,7 @@
 // instruction set; everything is local to it.
 #pragma once
 
-#include "float_vector.h"
-#include "sc_linear_rows.h"
+#include "sc_linear_lanes.h"
 
 namespace fastheads {
 namespace {
@@ -13,15 +12,6 @@ constexpr bool kManyRegisters = kVectorBytes == 64;
 constexpr int kLabels = kManyRegisters ? 6 : 3, kRows = 4;    // dots
 constexpr int kTileLabels = 48;                               // whole blocks, and whole vectors
 constexpr int kCount = 6, kVectors = kManyRegisters ? 4 : 2;  // outer
-
-// Calls body(count) for a count from 1 to most that is known to the compiler.
-template <int most, class Body>
-void for_count(int64_t count, Body body) {
-  if constexpr (most > 1) {
-    if (count < most) return for_count<most - 1>(count, body);
-  }
-  body(std::integral_constant<int, most>());
-}
 
 template <class F>
 void pack_rows(const ScPack& p) {
@@ -36,12 +26,9 @@ void pack_rows(const ScPack& p) {
       std::memset(to + p.columns, 0, p.zeros * sizeof(raw_t));
       continue;
     }
-    auto* to = static_cast<sum_t*>(p.to) + (p.transposed ? r : r * p.to_stride);
+    auto* to = static_cast<sum_t*>(p.to) + r * p.to_stride;
     for_vectors<sum_t>(p.columns, [&](int64_t c, auto part) {
-      const Vector<sum_t> v = F::load(from + c, part);
-      if (!p.transposed) return Float<sum_t>::store(to + c, v, part);
-      const int64_t lanes = p.columns - c < kLanes<sum_t> ? p.columns - c : kLanes<sum_t>;
-      for (int64_t l = 0; l < lanes; ++l) to[(c + l) * p.to_stride] = v[l];
+      Float<sum_t>::store(to + c, F::load(from + c, part), part);
     });
     for (int64_t i = 0; i < p.zeros; ++i) to[p.columns + i] = 0;
   }
@@ -154,6 +141,9 @@ void dots_of(const ScDots& d) {
 // count x vectors sums; the last vector is a part.
 template <typename T, int count, int vectors, class Part>
 void outer_block(const ScOuter& o, const T* a, const T* b, T* c, Part part, const char* ahead) {
+  for (int i = 0; i < count; ++i) {  // what is written at the end
+    for (int v = 0; v < vectors; ++v) __builtin_prefetch(c + i * o.c_stride + v * kLanes<T>, 1);
+  }
   Vector<T> acc[count][vectors] = {};
   for (int64_t r = 0; r < o.sums; ++r) {
     Vector<T> row[vectors];
@@ -246,7 +236,9 @@ void all_column_sums_of(const ScColumnSums& p) {
 }
 
 void pack(FloatFormat format, const ScPack& p) {
-  for_format(format, [&](auto f) { pack_rows<decltype(f)>(p); });
+  for_format(format, [&](auto f) {
+    p.transposed ? pack_transposed<decltype(f)>(p) : pack_rows<decltype(f)>(p);
+  });
 }
 
 void dots(FloatFormat format, const ScDots& d) {

@@ -3,6 +3,7 @@
 
 namespace fastheads {
 
-const ScKernels sc_linear_plain = {pack, dots, outer, reduce, column_sums, false};
+const ScKernels sc_linear_plain = {pack,        dots,        lanes,        outer, reduce,
+                                   column_sums, kPanelBytes, kVectorBytes, false};
 
 }  // namespace fastheads

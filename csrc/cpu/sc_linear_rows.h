@@ -16,7 +16,7 @@ struct ScPack {
   const int64_t* picked;  // [rows] or null for all
   void* to;
   int64_t to_stride, rows, columns, zeros;
-  bool transposed;  // to[c, r] instead, without zeros
+  bool transposed;  // to[c, r] instead; zeros after the last row, up to a whole vector
   bool raw;         // bfloat16 stays as it is
 };
 
@@ -33,6 +33,8 @@ struct ScDots {
   int64_t rows, labels;  // at most kDotsRows of rows
   bool accumulate;
 };
+// For lanes, x is packed in panels [width, rows], one after the other: panel_bytes of rows each,
+// the last as many as there are, in whole vectors. Any number of rows; x_stride says nothing.
 
 // c[i, k] = sum_r a[r, i] b[r, k], or added to what is there; all packed.
 struct ScOuter {
@@ -64,9 +66,11 @@ struct ScColumnSums {
 struct ScKernels {
   void (*pack)(FloatFormat from, const ScPack& pack);
   void (*dots)(FloatFormat format, const ScDots& dots);
+  void (*lanes)(FloatFormat format, const ScDots& dots);
   void (*outer)(FloatFormat format, const ScOuter& outer);
   void (*reduce)(FloatFormat to, const ScReduce& reduce);
   void (*column_sums)(FloatFormat format, const ScColumnSums& sums);
+  int64_t panel_bytes, vector_bytes;
   bool raw_bfloat16;  // dots reads x raw where it is bfloat16
 };
 

@@ -35,6 +35,7 @@ inline MaybeTensor with_dense_rows(const MaybeTensor& tensor) {
 }
 
 constexpr int64_t kLine = 64, kBlockBytes = 288 << 10;  // a third of a usual L2 cache
+constexpr int64_t kFewRows = 32;  // more are multiplied in lanes; these wait for the weights
 
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -113,6 +114,12 @@ struct ScInputs {
     const int64_t width = widest();
     return std::max(kBlockBytes, 4 * packed_stride(width, sum_item));
   }
+  // Whole panels for the lanes of rows, of twice a block; none where one panel does not fit.
+  int64_t panel_rows(int64_t width) const {
+    if (dots_item < sum_item || width == 0) return 0;
+    return 2 * kBlockBytes / (width * sc_kernels().panel_bytes) * rows_of_panel();
+  }
+  int64_t rows_of_panel() const { return sc_kernels().panel_bytes / sum_item; }
   // Labels of a task: those whose weights fill a block, in whole register blocks.
   int64_t block_labels() const {
     return std::clamp<int64_t>(kBlockBytes / (widest() * sum_item) / 6, 1, 32) * 6;
@@ -133,6 +140,23 @@ struct ScInputs {
     sc_kernels().pack(
         format, {x + (skip * x_stride + shape.in_begin(g)) * item, x_stride, chosen, to + s * size,
                  stride, rows, shape.own(g), stride - width, false, raw});
+  }
+  // The same for lanes, transposed.
+  void pack_panels(int64_t g, const int64_t* picked, int64_t first, int64_t rows, char* to) const {
+    const int64_t width = shape.width(g), panel = rows_of_panel(), s = shape.generic;
+    const int64_t lanes = sc_kernels().vector_bytes / sum_item;
+    for (int64_t row = 0; row < rows; row += panel, to += width * panel * sum_item) {
+      const int64_t count = std::min(panel, rows - row), skip = picked != nullptr ? 0 : first + row;
+      const int64_t stride = ceil_div(count, lanes) * lanes;
+      const int64_t* chosen = picked != nullptr ? picked + first + row : nullptr;
+      if (s > 0) {
+        sc_kernels().pack(format, {generic + skip * generic_stride * item, generic_stride, chosen,
+                                   to, stride, count, s, 0, true, false});
+      }
+      sc_kernels().pack(format,
+                        {x + (skip * x_stride + shape.in_begin(g)) * item, x_stride, chosen,
+                         to + s * stride * sum_item, stride, count, shape.own(g), 0, true, false});
+    }
   }
   const char* weight_of(int64_t g, int64_t label) const {
     return weight + (shape.weight[g] + (label - shape.out[g]) * shape.width(g)) * item;

@@ -218,7 +218,7 @@ class Layer:
         total = grad if self.sums is None else self.sums
         for part, x in zip(total.split([x.shape[1] for x in inputs], 1), inputs, strict=True):
             if self.sums is None:
-                torch.addmm(part, g.T, x, beta=int(not first), out=part)
+                write_product(part, g.T, x, self.room, add=not first)
             else:
                 add_product(part, g.T, x, self.room)
         if last and self.sums is not None:
@@ -243,9 +243,24 @@ def add_product(total: Tensor, a: Tensor, b: Tensor, room: int) -> None:
     if total.dtype == a.dtype:
         total.addmm_(a, b)
         return
-    rows = max(512, room // max(1, 8 * total.shape[1]))  # of a piece, and a copy in the wider type
+    rows = piece_rows(total, room)
     for part, of_a in zip(total.split(rows), a.split(rows), strict=True):
         part += of_a @ b
+
+
+def write_product(out: Tensor, a: Tensor, b: Tensor, room: int, *, add: bool) -> None:
+    """``out = a @ b``, or added to it, all of one type.
+
+    Of 16 bits in pieces: where a processor has no such products, PyTorch widens all of ``out``.
+    """
+    rows = len(out) if sum_dtype(out) == out.dtype else piece_rows(out, room)
+    for part, of_a in zip(out.split(rows), a.split(rows), strict=True):
+        torch.addmm(part, of_a, b, beta=int(add), out=part)
+
+
+def piece_rows(out: Tensor, room: int) -> int:
+    """Rows of a product that take about ``room`` bytes with a copy in the wider type."""
+    return max(512, room // max(1, 8 * out.shape[1]))
 
 
 def add_column_sums(total: Tensor, x: Tensor, room: int) -> None:

@@ -71,6 +71,11 @@ LARGE = {
 }
 
 
+@pytest.mark.parametrize("width", [2304, 2305])
+def test_rows_on_both_sides_of_what_a_panel_holds(width, device):
+    assert_as_accurate(Layer(70, [width, 3], [51, 20], device=device, dtype=torch.float32))
+
+
 @pytest.mark.parametrize("groups", LARGE)
 @pytest.mark.parametrize("batch", [16, 63, 64, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -167,8 +172,8 @@ def test_large_vocabulary(dtype, device):
 
 @given(
     seed=st.integers(0, 2**16),
-    batch=st.integers(0, 40),
-    sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=6),
+    batch=st.integers(0, 40) | st.integers(60, 140),  # whole panels of rows, and parts of them
+    sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 60)), min_size=1, max_size=6),
     generic=st.none() | st.integers(0, 20),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
