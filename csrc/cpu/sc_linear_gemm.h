@@ -12,7 +12,8 @@
 namespace fastheads {
 
 // From which batch on the library is faster, whose float32 products are better on Intel's own
-// processors. GFLOP/s of one core, 512 columns and 5,000 labels a group, library : ours:
+// processors. Elsewhere ours stay with forward (Zen 4, 256 rows: 70 : 86 before lanes); grad_x has
+// not been measured there. GFLOP/s a core, 512 columns and 5,000 labels a group, library : ours:
 //   float32, Skylake-SP   forward      64: 61 : 95   256: 101 : 101   1024: 116 : 84
 //                         grad_x       64: 65 : 75   128:  88 :  82    256:  94 : 78
 //                         grad_weight  64: 42 : 41   256:  95 :  60
