@@ -208,3 +208,9 @@ def test_no_matplotlib(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"figure needs the package matplotlib: .*\[bench\]"):
         command.main(["ceilings", "--figure", str(tmp_path / "figure.png")])
+
+
+def test_memory_is_kept_only_where_it_can_be(monkeypatch):
+    monkeypatch.setattr(fastheads, "keep_freed_memory", lambda: False)
+    with pytest.raises(ValueError, match="keep_memory needs glibc"):
+        command.main(["topk_confusion", "--quick", "--keep_memory"])

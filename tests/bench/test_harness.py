@@ -72,6 +72,12 @@ def test_warm_caches_are_said(settings):
     assert {row["pass"] for row in harness.measure(summing(), budget=0.0)} == {"forward, warm"}
 
 
+def test_kept_memory_is_said(settings):
+    settings(keep_memory=True)
+    passes = {row["pass"] for row in harness.measure(summing(), budget=0.0)}
+    assert passes == {"forward, memory kept"}
+
+
 def test_only_one_dtype(settings, tmp_path):
     settings(dtype="float64")
     cases = [summing(dtype=dtype) for dtype in ("float32", "float64", "int32")]
