@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     glibc maps every block above 32 MiB by itself and unmaps it when it is freed, so a training
     step whose gradients are freed after each step (``zero_grad(set_to_none=True)``) waits for the
     system to clear their pages every time; ``bench/results/sc_sigmoid_loss.csv`` has steps with
-    and without. To be called once, before the training. From then on the process holds what it needed at its peak;
-    PyTorch's advice to preload jemalloc or tcmalloc has the same effect.
+    and without. To be called once, before the training. From then on the process holds what it
+    needed at its peak; PyTorch's advice to preload jemalloc or tcmalloc has the same effect.
 
     Returns:
         Whether the allocator could be asked; ``False`` where it is not glibc's.
