@@ -36,15 +36,6 @@ inline bool has_avx512_bf16() {
 #endif
 }
 
-// Whether PyTorch's matrix library has kernels of its vendor's for this processor.
-inline bool intel_here() {
-#ifdef __x86_64__
-  return __builtin_cpu_is("intel");
-#else
-  return false;
-#endif
-}
-
 inline FloatFormat format_of(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Double:

@@ -21,30 +21,42 @@ struct Wanted {
   }
 };
 
+// Tasks are blocks of labels, of one block of rows after the other where all rows are wanted: a
+// block packed for a group serves all its labels.
 void multiply(const ScInputs& in, const Wanted& wanted, const MaybeTensor& bias_, bool columns,
               Tensor& y_, bool accumulate) {
   const auto& shape = in.shape;
   const char* bias = bias_ ? static_cast<const char*>(bias_->const_data_ptr()) : nullptr;
   char* y = static_cast<char*>(y_.mutable_data_ptr());
-  const int64_t labels = in.block_labels(), tasks = ceil_div(shape.outputs(), labels);
+  const auto all = static_cast<int64_t>(wanted.begins.size());
+  const int64_t most = wanted.groups.empty() ? in.panel_rows(in.widest()) : 0;
+  const int64_t pass = most > 0 ? in.even_panels(all, most) : all;
+  const int64_t labels = in.block_labels(), blocks = ceil_div(shape.outputs(), labels);
+  const int64_t tasks = ceil_div(all, pass) * blocks;
   share_out(tasks, in.multiply_adds(), [&](auto next) {
     const int64_t bytes = std::max(in.block_bytes(), 2 * kBlockBytes);
     Scratch scratch(bytes);
     char* x = scratch.take(bytes);
-    int64_t packed = -1;  // the group whose rows are all packed
+    int64_t packed_group = -1, packed_row = -1;  // of which all wanted rows are packed
     for (int64_t task; (task = next()) < tasks;) {
-      in.for_groups(task, labels, [&](int64_t g, int64_t begin, int64_t end) {
-        const int64_t width = shape.width(g), count = wanted.count(g);
-        const int64_t panels = count > kFewRows ? in.panel_rows(width) : 0;
+      in.for_groups(task % blocks, labels, [&](int64_t g, int64_t begin, int64_t end) {
+        const int64_t first = task / blocks * pass, width = shape.width(g);
+        const int64_t last = std::min(first + pass, wanted.count(g));
+        const int64_t panels = last - first > kFewRows ? in.panel_rows(width) : 0;
         const int64_t block = panels > 0 ? panels : in.block_rows(width);
         const int64_t* picked =
             wanted.picked.empty() ? nullptr : wanted.picked.data() + wanted.first(g);
-        for (int64_t row = 0; row < count; row += block) {
-          const int64_t rows = std::min(block, count - row);
-          const bool there = packed == g && rows == count;
-          if (!there && panels > 0) in.pack_panels(g, picked, row, rows, x);
-          if (!there && panels == 0) in.pack(g, picked, row, rows, in.dots_item, x);
-          packed = rows == count ? g : -1;
+        for (int64_t row = first; row < last; row += block) {
+          const int64_t rows = std::min(block, last - row);
+          if (packed_group != g || packed_row != row) {
+            if (panels > 0) {
+              in.pack_panels(g, picked, row, rows, x);
+            } else {
+              in.pack(g, picked, row, rows, in.dots_item, x);
+            }
+          }
+          packed_group = g;
+          packed_row = row;
           const int64_t column = columns ? begin : begin - shape.out[g];
           (panels > 0 ? sc_kernels().lanes : sc_kernels().dots)(
               in.format,
@@ -128,7 +140,7 @@ std::tuple<Tensor, Tensor> sc_linear_conditional(const Tensor& x_, const Tensor&
                     row == nullptr ? p : row[p], " at ", p);
     begins[p + 1] = begins[p] + shape.labels(group[p]);
   }
-  Tensor values = torch::stable::new_empty(x, {begins[pairs]});
+  Tensor values = empty<1>({begins[pairs]}, x.scalar_type());
   if (begins[pairs] > 0) {
     multiply({shape, x, weight, std::nullopt}, by_group(shape, pairs, row, group, begins), bias,
              false, values, false);

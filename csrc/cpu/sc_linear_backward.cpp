@@ -9,6 +9,8 @@
 namespace fastheads {
 namespace {
 
+constexpr int64_t kStreamBytes = 32 << 20;  // of a gradient that the caches would not keep
+
 struct ScGrad {
   const char* data;
   int64_t stride;
@@ -18,6 +20,7 @@ void grad_weight(const ScInputs& in, const ScGrad& grad, Tensor& to_) {
   const auto& shape = in.shape;
   char* to = static_cast<char*>(to_.mutable_data_ptr());
   const bool in_place = in.item == in.sum_item;
+  const bool large = in_place && to_.numel() * in.item >= kStreamBytes;
   const int64_t labels = in.block_labels(), tasks = ceil_div(shape.outputs(), labels);
   const int64_t g_stride = packed_stride(labels + 6, in.sum_item);
   const int64_t g_bytes = 128 * g_stride, c_bytes = (labels + 6) * in.widest() * in.sum_item;
@@ -26,20 +29,28 @@ void grad_weight(const ScInputs& in, const ScGrad& grad, Tensor& to_) {
     char* x = scratch.take(in.block_bytes() + kLine);
     char* g_packed = scratch.take(g_bytes);
     char* sums = in_place ? nullptr : scratch.take(c_bytes);
+    int64_t packed_group = -1, packed_row = -1;
     for (int64_t task; (task = next()) < tasks;) {
       in.for_groups(task, labels, [&](int64_t g, int64_t begin, int64_t end) {
         const int64_t width = shape.width(g), block = in.block_rows(width);
         char* raw = to + (shape.weight[g] + (begin - shape.out[g]) * width) * in.item;
         char* c = in_place ? raw : sums;
+        const bool lines =
+            reinterpret_cast<uintptr_t>(c) % kLine == 0 && width * in.item % kLine == 0;
         for (int64_t row = 0; row < shape.batch; row += block) {
           const int64_t rows = std::min(block, shape.batch - row);
-          in.pack(g, nullptr, row, rows, in.sum_item, x);
+          if (g != packed_group || row != packed_row) {
+            in.pack(g, nullptr, row, rows, in.sum_item, x);
+          }
+          packed_group = g;
+          packed_row = row;
           sc_kernels().pack(
               in.format, {grad.data + (row * grad.stride + begin) * in.item, grad.stride, nullptr,
                           g_packed, g_stride / in.sum_item, rows, end - begin, 0, false});
-          sc_kernels().outer(in.format, {g_packed, x, c, g_stride / in.sum_item,
-                                         packed_stride(width, in.sum_item) / in.sum_item, width,
-                                         rows, end - begin, width, row > 0, nullptr, 0});
+          sc_kernels().outer(
+              in.format, {g_packed, x, c, g_stride / in.sum_item,
+                          packed_stride(width, in.sum_item) / in.sum_item, width, rows, end - begin,
+                          width, row > 0, nullptr, 0, large && lines && row + rows == shape.batch});
         }
         if (!in_place) {
           const int64_t size = (end - begin) * width;
@@ -130,7 +141,7 @@ struct InputGradients {
       sc_kernels().pack(in.format, {from, width, nullptr, w, w_stride, labels, width, 0, false});
       sc_kernels().pack(in.format,
                         {grad.data + (first * grad.stride + label) * in.item, grad.stride, nullptr,
-                         g_packed, g_stride, rows, labels, 0, true});
+                         g_packed, g_stride, rows, labels, 0, true, false, labels});
       const int64_t more = std::min(kPackedLabels, segment.end - label - labels);
       const char* ahead = from + labels * width * in.item;
       const int64_t ahead_bytes = more * width * in.item;

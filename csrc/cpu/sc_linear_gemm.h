@@ -11,30 +11,28 @@
 
 namespace fastheads {
 
-// From which batch on the library is faster, whose float32 products are better on Intel's own
-// processors. Elsewhere ours stay with forward (Zen 4, 256 rows: 70 : 86 before lanes); grad_x has
-// not been measured there. GFLOP/s a core, 512 columns and 5,000 labels a group, library : ours:
-//   float32, Skylake-SP   forward      64: 61 : 95   256: 101 : 101   1024: 116 : 84
-//                         grad_x       64: 65 : 75   128:  88 :  82    256:  94 : 78
-//                         grad_weight  64: 42 : 41   256:  95 :  60
+// From which batch on the library is faster. GFLOP/s a core, 512 columns and 5,000 labels a group,
+// library : ours:
+//   float32, Skylake-SP   forward      64: 61 : 104  256: 101 : 110  1024: 112 : 108
+//                         grad_x       64: 65 : 80   128:  88 :  82   256:  94 : 78
+//                         grad_weight  64: 78 : 84   100:  92 : 81    256: 106 : 73
 //   bfloat16, Zen 4       forward      64: 140 : 179  256: 180 : 183  (it knows tile registers)
 //                         grad_x       16: 54 : 52    64: 146 : 71
 //                         grad_weight  16: 87 : 41    64: 173 : 78
+// Of float32 only forward has been measured on Zen 4 (256 rows: 70 : 86); of grad_x not since.
 struct LeastBatch {
-  int64_t intel_float32, float32, bfloat16;
+  int64_t float32, bfloat16;
 };
-constexpr LeastBatch kGemmForward{512, INT64_MAX, 256}, kGemmGradX{128, 128, 16},
-    kGemmGradWeight{64, 64, 16};
+constexpr LeastBatch kGemmForward{INT64_MAX, 256}, kGemmGradX{128, 16}, kGemmGradWeight{80, 16};
 
 // Neither generic columns, whose parts would be rounded before they are summed, nor groups so small
 // that a call costs more than the product. In float64 both are as fast (33 : 34 to 39 : 37).
 inline bool prefer_gemm(const ScInputs& in, const LeastBatch& least) {
   const bool bfloat16 = in.format == FloatFormat::kBFloat16 && sc_kernels().raw_bfloat16;
   const bool large = in.shape.weight.back() >= 65536 * in.shape.groups();
-  const int64_t float32 = intel_here() ? least.intel_float32 : least.float32;
   return large && in.shape.generic == 0 &&
          (bfloat16 ? in.shape.batch >= least.bfloat16
-                   : in.format == FloatFormat::kFloat32 && in.shape.batch >= float32);
+                   : in.format == FloatFormat::kFloat32 && in.shape.batch >= least.float32);
 }
 
 // Calls product(g) for every group that has labels, the largest first: each on one thread, if this

@@ -138,13 +138,27 @@ void dots_of(const ScDots& d) {
   }
 }
 
+// Calls body(i, v) one after the other without a loop, through which sums would go by memory.
+template <int count, int vectors, class Body>
+inline __attribute__((always_inline)) void each(Body body) {
+#pragma GCC unroll 16
+  for (int i = 0; i < count; ++i) {
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) body(i, v);
+  }
+}
+
 // count x vectors sums; the last vector is a part.
 template <typename T, int count, int vectors, class Part>
 void outer_block(const ScOuter& o, const T* a, const T* b, T* c, Part part, const char* ahead) {
-  for (int i = 0; i < count; ++i) {  // what is written at the end
-    for (int v = 0; v < vectors; ++v) __builtin_prefetch(c + i * o.c_stride + v * kLanes<T>, 1);
+  constexpr bool whole = std::is_same_v<Part, All>;
+  if (!whole || !o.stream) {
+    for (int i = 0; i < count; ++i) {  // what is written at the end
+      for (int v = 0; v < vectors; ++v) __builtin_prefetch(c + i * o.c_stride + v * kLanes<T>, 1);
+    }
   }
-  Vector<T> acc[count][vectors] = {};
+  Vector<T> acc[count][vectors];
+  each<count, vectors>([&](int i, int v) { acc[i][v] = Vector<T>{}; });
   for (int64_t r = 0; r < o.sums; ++r) {
     Vector<T> row[vectors];
     for (int v = 0; v < vectors; ++v) {
@@ -156,13 +170,20 @@ void outer_block(const ScOuter& o, const T* a, const T* b, T* c, Part part, cons
     }
     __builtin_prefetch(ahead + 64 * r, 0, 2);
   }
-  for (int i = 0; i < count; ++i) {
-    for (int v = 0; v < vectors; ++v) {
-      T* to = c + i * o.c_stride + v * kLanes<T>;
-      if (o.accumulate) acc[i][v] += Float<T>::load(to, part);
-      Float<T>::store(to, acc[i][v], part);
+  if (o.accumulate) {
+    each<count, vectors>([&](int i, int v) {
+      acc[i][v] += Float<T>::load(c + i * o.c_stride + v * kLanes<T>, part);
+    });
+  }
+  if constexpr (whole) {
+    if (o.stream) {
+      each<count, vectors>(
+          [&](int i, int v) { write_past_caches(c + i * o.c_stride + v * kLanes<T>, acc[i][v]); });
+      return;
     }
   }
+  each<count, vectors>(
+      [&](int i, int v) { Float<T>::store(c + i * o.c_stride + v * kLanes<T>, acc[i][v], part); });
 }
 
 template <typename T>
@@ -188,6 +209,7 @@ void outer_of(const ScOuter& o) {
   for_vectors<T>(o.width - k, [&](int64_t i, auto part) {
     columns(k + i, std::integral_constant<int, 1>(), part);
   });
+  if (o.stream) finish_writes();
 }
 
 template <class F>

@@ -36,7 +36,7 @@ void pack_transposed(const ScPack& p) {
       Vector<sum_t> square[kSize] = {};
       for (int64_t r = 0; r < rows; ++r) {
         square[r] = F::load(row[r] + c, part);
-        __builtin_prefetch(row[r] + c + p.columns, 0, 2);  // most often packed next
+        __builtin_prefetch(row[r] + c + p.ahead, 0, 2);
       }
       transpose<sum_t>(square);
       const int64_t columns = p.columns - c < kSize ? p.columns - c : kSize;
@@ -120,6 +120,17 @@ void store_lanes(const ScDots& d, int64_t label, int64_t labels, int64_t row, in
   });
 }
 
+// What is written next.
+template <class F>
+void fetch_lines(const ScDots& d, int64_t label, int64_t labels, int64_t begin, int64_t end) {
+  constexpr int64_t kLine = 64 / sizeof(typename F::raw_t);
+  for (int64_t r = begin; r < end; ++r) {
+    const auto* y = static_cast<const typename F::raw_t*>(d.y) + d.y_begins[r] + label;
+    for (int64_t l = 0; l < labels; l += kLine) __builtin_prefetch(y + l, 1);
+    __builtin_prefetch(y + labels - 1, 1);
+  }
+}
+
 template <class F>
 void lanes_of(const ScDots& d) {
   using sum_t = typename F::sum_t;
@@ -135,6 +146,8 @@ void lanes_of(const ScDots& d) {
         constexpr int64_t kBlock = block_labels(vectors);
         for (int64_t l = 0; l < labels; l += kBlock) {
           const auto* w = weight + (first + l) * d.width;
+          fetch_lines<F>(d, first, labels, row + l * rows / labels,
+                         row + (l + kBlock < labels ? l + kBlock : labels) * rows / labels);
           const bool more = row == 0 && first + l + 2 * kBlock <= d.labels;
           lanes_block<F, vectors>(d, w, x, labels - l, more ? w + kBlock * d.width : nullptr,
                                   sums + l * kPanel);

@@ -18,6 +18,7 @@ struct ScPack {
   int64_t to_stride, rows, columns, zeros;
   bool transposed;  // to[c, r] instead; zeros after the last row, up to a whole vector
   bool raw;         // bfloat16 stays as it is
+  int64_t ahead;    // of transposed: from each number to one that is packed later
 };
 
 constexpr int64_t kDotsRows = 128;  // the most at a time, a multiple of 4
@@ -45,6 +46,7 @@ struct ScOuter {
   bool accumulate;
   const char* ahead;  // memory that is read next, and its size; or null and 0
   int64_t ahead_bytes;
+  bool stream;  // c is written past the caches: its rows begin at cache lines
 };
 
 // to[r, c] = the sum of from[r, c] over packed parts.

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "../sc_linear.h"
 #include "allocate.h"
@@ -66,16 +67,27 @@ class Scratch {
 };
 
 // Calls body(next) on every thread for its share of multiply-adds; next() is a task from 0 to
-// tasks - 1, or tasks when none is left.
+// tasks - 1, or tasks when none is left. A thread takes neighbours, which often read the same, and
+// when its own are done those of the others.
 template <class Body>
 void share_out(int64_t tasks, int64_t multiply_adds, Body body) {
   const int64_t useful = 1 + multiply_adds / 65536;
   const int64_t threads =
       std::min({tasks, useful, static_cast<int64_t>(torch::stable::get_num_threads())});
-  std::atomic<int64_t> taken = 0;
+  std::vector<std::atomic<int64_t>> taken(threads);
+  for (int64_t t = 0; t < threads; ++t) taken[t] = tasks * t / threads;
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    const auto next = [&] { return std::min(tasks, taken++); };
-    for (; begin < end; ++begin) body(next);
+    for (; begin < end; ++begin) {
+      body([&, begin] {
+        for (int64_t t = begin; t < begin + threads; ++t) {
+          const int64_t own = t % threads, last = tasks * (own + 1) / threads;
+          if (taken[own] >= last) continue;
+          const int64_t task = taken[own]++;
+          if (task < last) return task;
+        }
+        return tasks;
+      });
+    }
   });
 }
 
@@ -119,6 +131,10 @@ struct ScInputs {
     if (dots_item < sum_item || width == 0) return 0;
     return 2 * kBlockBytes / (width * sc_kernels().panel_bytes) * rows_of_panel();
   }
+  // Rows of a pass in whole panels, if all are shared out evenly over passes of at most `most`.
+  int64_t even_panels(int64_t all, int64_t most) const {
+    return ceil_div(ceil_div(all, ceil_div(all, most)), rows_of_panel()) * rows_of_panel();
+  }
   int64_t rows_of_panel() const { return sc_kernels().panel_bytes / sum_item; }
   // Labels of a task: those whose weights fill a block, in whole register blocks.
   int64_t block_labels() const {
@@ -150,12 +166,13 @@ struct ScInputs {
       const int64_t stride = ceil_div(count, lanes) * lanes;
       const int64_t* chosen = picked != nullptr ? picked + first + row : nullptr;
       if (s > 0) {
-        sc_kernels().pack(format, {generic + skip * generic_stride * item, generic_stride, chosen,
-                                   to, stride, count, s, 0, true, false});
+        sc_kernels().pack(
+            format, {generic + skip * generic_stride * item, generic_stride, chosen, to, stride,
+                     count, s, 0, true, false, picked != nullptr ? 0 : lanes * generic_stride});
       }
-      sc_kernels().pack(format,
-                        {x + (skip * x_stride + shape.in_begin(g)) * item, x_stride, chosen,
-                         to + s * stride * sum_item, stride, count, shape.own(g), 0, true, false});
+      sc_kernels().pack(format, {x + (skip * x_stride + shape.in_begin(g)) * item, x_stride, chosen,
+                                 to + s * stride * sum_item, stride, count, shape.own(g), 0, true,
+                                 false, picked != nullptr ? 0 : lanes * x_stride});
     }
   }
   const char* weight_of(int64_t g, int64_t label) const {

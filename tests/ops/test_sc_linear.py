@@ -76,6 +76,24 @@ def test_rows_on_both_sides_of_what_a_panel_holds(width, device):
     assert_as_accurate(Layer(70, [width, 3], [51, 20], device=device, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("batch", [65, 150])
+def test_rows_in_several_passes(batch, device):
+    """Of 64 rows: as many as the cache holds of 2,004 columns. The last pass may have few."""
+    layer = Layer(batch, [2000, 3, 300], [51, 5, 200], generic=4, device=device)
+    assert_as_accurate(layer)
+
+
+@pytest.mark.parametrize("batch", [40, 150])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_of_a_large_weight(dtype, batch, device):
+    """Written past the caches where rows begin at cache lines, which those of 513 columns do not.
+
+    150 rows are more than the cache holds, and add up.
+    """
+    layer = Layer(batch, [480, 481], [12_000, 6000], generic=32, device=device, dtype=dtype)
+    assert_as_accurate(layer)
+
+
 @pytest.mark.parametrize("groups", LARGE)
 @pytest.mark.parametrize("batch", [16, 63, 64, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
