@@ -1,9 +1,10 @@
 """sc_linear: the linear layers of many groups, against what PyTorch offers for them.
 
-``sc_linear`` against a loop of ``F.linear`` and ``cat``, padded ``baddbmm``, what ``torch.compile``
-makes of both, and ``F.grouped_mm`` in bfloat16; the dense layer of as many labels, and the dense
-layer that reads all groups with a mask, where they fit. On CUDA also each of our kernels by itself,
-and other cases with ``--quick``: those between which kernels change. ``sc_linear_conditional``
+``sc_linear`` against a loop of ``F.linear`` and ``cat``, padded ``baddbmm``, one ``F.linear`` where
+groups share their input, what ``torch.compile`` makes of each, and ``F.grouped_mm`` in bfloat16;
+the dense layer of as many labels, and the dense layer that reads all groups with a mask, where they
+fit. On CUDA also each of our kernels by itself, and other cases with ``--quick``: those between
+which kernels change. ``sc_linear_conditional``
 against evaluating every group and against a loop over the groups that are asked for. In-place
 ``sc_linear_`` runs where logits are already there. ``bytes`` count the weight, ``x`` and ``y`` once
 (backward: the weight twice, and its gradient). ``--all`` adds batches 7, 16 and 1,000, and the
@@ -28,27 +29,22 @@ from .sc_layers import LAYERS, Layer, forced, runs
 
 def trained(layer: Layer, forward: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], Any]:
     """Forward, then the gradients of ``x`` and of the parameters, that of ``x`` returned."""
-    return lambda: torch.autograd.grad(forward(), [layer.x, *leaves], layer.grad)[0]
+    inputs = [layer.x] if layer.generic is None else [layer.x, layer.generic]
+    return lambda: torch.autograd.grad(forward(), inputs + leaves, layer.grad)[0]
 
 
 def case(name: str, batch: int, dtype: torch.dtype, device: torch.device, train: bool,
          compiled: bool) -> Case:  # fmt: skip
     layer = Layer(name, batch, dtype, device, train)
-    forwards = {OURS: (layer.ours, [layer.weight, layer.bias])}
-    forwards["loop of linear + cat"] = (layer.loop, layer.weights + layer.biases)
-    if layer.paddable():
-        forwards["padded baddbmm"] = (layer.bmm, [layer.padded, layer.padded_bias])
+    forwards = layer.forwards()
     if compiled:
         torch._dynamo.reset()
         for peer, (call, leaves) in list(forwards.items())[1:]:
             forwards[f"compiled {peer}"] = (torch.compile(call), leaves)
     if layer.groupable():
         forwards["F.grouped_mm"] = (layer.grouped_mm, [layer.rounded, layer.rounded_bias])
-    exact = layer.exact()
+    exact = layer.exact_grad() if train else layer.exact()
     if train:
-        with torch.no_grad():
-            grads = zip(layer.grad.double().split(layer.written, 1), layer.weights, strict=True)
-            exact = torch.cat([grad @ w.double() for grad, w in grads], 1)
         providers = {p: trained(layer, *given) for p, given in forwards.items()}
     else:
         providers = {p: given[0] for p, given in forwards.items()}
@@ -66,7 +62,8 @@ def case(name: str, batch: int, dtype: torch.dtype, device: torch.device, train:
             return 0.0
         return float((y - exact).abs().max() / exact.abs().max())
 
-    weights, rows = layer.weight.nbytes, layer.x.nbytes + layer.grad.nbytes
+    inputs = [layer.x, layer.grad, *([] if layer.generic is None else [layer.generic])]
+    weights, rows = layer.weight.nbytes, sum(t.nbytes for t in inputs)
     moved = 3 * weights + 3 * rows if train else weights + rows
     macs = batch * layer.weight.numel() * (3 if train else 1)
     return Case(
@@ -178,10 +175,9 @@ def planned(cuda: bool, quick: bool, everything: bool) -> Iterator[Callable[...,
         for dtype in dtypes if everything or first else dtypes[:1]:
             for batch in batches:
                 # 2,000 groups take the compiler minutes.
-                compiled = not quick and len(LAYERS[name][0]) <= 20
+                compiled = not quick and len(LAYERS[name].read) <= 20
                 yield partial(case, name, batch, dtype, train=False, compiled=compiled)
                 if batch > 1 and (first or everything or batch == 64):
-                    compiled = compiled and everything
                     yield partial(case, name, batch, dtype, train=True, compiled=compiled)
     yield partial(in_place_case, 64, torch.float32)
     for batch in (1, 32):

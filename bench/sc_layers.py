@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,13 +23,24 @@ def zipf(groups: int, largest: int, smallest: int, labels: int) -> list[int]:
     return [*sizes, labels - sum(sizes)]
 
 
-# name: columns and labels of each group
-LAYERS: dict[str, tuple[list[int], list[int]]] = {
-    "uniform 20x5000": ([512] * 20, [5000] * 20),
-    "zipf 20, 200-30000": ([512] * 20, zipf(20, 27_800, 200, 100_000)),
-    "256 small": ([128] * 256, [150 + g % 97 for g in range(256)]),
-    "2000 tiny": ([64] * 2000, [1 + 7 * g % 50 for g in range(2000)]),
-    "SC-SC 20x512": ([512] * 20, [512] * 20),
+class Form(NamedTuple):
+    """Columns and labels of each group; columns that all read, before their own or instead."""
+
+    read: list[int]
+    written: list[int]
+    generic: int = 0
+    shared: bool = False
+
+
+LAYERS = {
+    "uniform 20x5000": Form([512] * 20, [5000] * 20),
+    "zipf 20, 200-30000": Form([512] * 20, zipf(20, 27_800, 200, 100_000)),
+    "256 small": Form([128] * 256, [150 + g % 97 for g in range(256)]),
+    "2000 tiny": Form([64] * 2000, [1 + 7 * g % 50 for g in range(2000)]),
+    "SC-SC 20x512": Form([512] * 20, [512] * 20),
+    "FC-SC 20x512": Form([512] * 20, [512] * 20, shared=True),
+    "generic 512, 20x5000": Form([512] * 20, [5000] * 20, generic=512),
+    "ragged inputs, 64-1024": Form([64 + 64 * (7 * g % 16) for g in range(20)], [5000] * 20),
 }
 
 
@@ -41,20 +53,26 @@ class Layer:
 
     def __init__(self, name: str, batch: int, dtype: torch.dtype, device: torch.device,
                  train: bool):  # fmt: skip
-        self.read, self.written = LAYERS[name]
-        self.ins, self.outs = ([0, *accumulate(sizes)] for sizes in (self.read, self.written))
-        self.sizes = [n * k for n, k in zip(self.written, self.read, strict=True)]
-        scale = self.read[0] ** -0.5
+        self.read, self.written, generic, self.shared = LAYERS[name]
+        self.ins = None if self.shared else [0, *accumulate(self.read)]
+        self.outs = [0, *accumulate(self.written)]
+        self.widths = [generic + k for k in self.read]
+        self.sizes = [n * k for n, k in zip(self.written, self.widths, strict=True)]
+        scale = self.widths[0] ** -0.5
 
         def draw(*shape: int) -> Tensor:
             return torch.randn(*shape, device=device).to(dtype)
 
-        self.x, self.grad = draw(batch, self.ins[-1]), draw(batch, self.outs[-1])
+        columns = self.read[0] if self.shared else sum(self.read)
+        self.x, self.grad = draw(batch, columns), draw(batch, self.outs[-1])
+        self.generic = draw(batch, generic) if generic else None
         self.weight, self.bias = draw(sum(self.sizes)) * scale, draw(self.outs[-1])
         # The peers' weights are their own leaves, so that no gradient has to be put together.
         self.weights = [
             w.view(n, k).clone()
-            for w, n, k in zip(self.weight.split(self.sizes), self.written, self.read, strict=True)
+            for w, n, k in zip(
+                self.weight.split(self.sizes), self.written, self.widths, strict=True
+            )
         ]
         self.biases = [b.clone() for b in self.bias.split(self.written)]
         leaves = [self.x, self.weight, self.bias, *self.weights, *self.biases]
@@ -66,6 +84,10 @@ class Layer:
             self.padded = torch.stack([w for w, _ in padded])
             self.padded_bias = torch.stack([b for _, b in padded])[:, None]
             leaves += [self.padded, self.padded_bias]
+        if generic:
+            self.of_generic = torch.cat([w[:, :generic] for w in self.weights])
+            self.of_own = torch.stack([w[:, generic:] for w in self.weights])
+            leaves += [self.of_generic, self.of_own, self.generic]
         if self.groupable():
             more = [-n % 8 for n in self.written]
             each = zip(self.weights, self.biases, more, strict=True)
@@ -87,17 +109,56 @@ class Layer:
     def groupable(self) -> bool:
         """What ``F.grouped_mm`` takes without leaving its one launch, labels rounded up to 8."""
         equal = len(set(self.read)) == 1 and self.read[0] % 8 == 0
-        return hasattr(F, "grouped_mm") and equal and self.x.dtype == torch.bfloat16
+        alone = self.generic is None and not self.shared
+        dtype = self.x.dtype == torch.bfloat16
+        return hasattr(F, "grouped_mm") and equal and alone and dtype
+
+    def forwards(self) -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
+        """Contestants, ours first, each with the parameters that it trains."""
+        found = {
+            OURS: (self.ours, [self.weight, self.bias]),
+            "loop of linear + cat": (self.loop, self.weights + self.biases),
+        }
+        if self.shared:
+            found["one linear"] = (self.dense, [self.weight, self.bias])
+        if self.generic is not None:
+            found["linear + baddbmm"] = (self.apart, [self.of_generic, self.of_own, self.bias])
+        if self.paddable():
+            found["padded baddbmm"] = (self.bmm, [self.padded, self.padded_bias])
+        return found
 
     def ours(self) -> Tensor:
-        return sc_linear(self.x, self.weight, self.bias, self.ins, self.outs)
+        given = self.x, self.weight, self.bias, self.ins, self.outs
+        return sc_linear(*given, generic=self.generic)
+
+    def inputs(self) -> list[Tensor]:
+        """What each group reads."""
+        own = [self.x] * len(self.read) if self.shared else list(self.x.split(self.read, 1))
+        return own if self.generic is None else [torch.cat([self.generic, x], 1) for x in own]
 
     def loop(self) -> Tensor:
-        parts = zip(self.x.split(self.read, 1), self.weights, self.biases, strict=True)
+        parts = zip(self.inputs(), self.weights, self.biases, strict=True)
         return torch.cat([linear(x, w, b) for x, w, b in parts], 1)
 
-    def bmm(self) -> Tensor:
+    def dense(self) -> Tensor:
+        return linear(self.x, self.weight.view(self.outs[-1], -1), self.bias)
+
+    def apart(self) -> Tensor:
+        """All labels read the generic columns as one layer, and their own as equal groups."""
+        generic = linear(self.generic, self.of_generic, self.bias).view(
+            len(self.x), len(self.read), -1
+        )
         x = self.x.view(len(self.x), len(self.read), -1).transpose(0, 1)
+        y = torch.baddbmm(generic.transpose(0, 1), x, self.of_own.transpose(1, 2))
+        return y.transpose(0, 1).reshape(len(self.x), -1)
+
+    def bmm(self) -> Tensor:
+        if self.shared:
+            x = self.x.expand(len(self.read), -1, -1)
+        else:
+            x = self.x.view(len(self.x), len(self.read), -1).transpose(0, 1)
+        if self.generic is not None:
+            x = torch.cat([self.generic.expand(len(self.read), -1, -1), x], 2)
         y = torch.baddbmm(self.padded_bias, x, self.padded.transpose(1, 2))
         if self.most * len(self.written) == self.outs[-1]:
             return y.transpose(0, 1).reshape(len(self.x), -1)
@@ -115,17 +176,25 @@ class Layer:
     def launched(self, kernel: int, train: bool) -> Tensor:
         """By one of our kernels on CUDA, whatever the sizes."""
         ops, places = torch.ops.fastheads, (self.ins, self.outs)
-        y = ops._sc_linear_launched(self.x, self.weight, self.bias, None, *places, kernel)
+        y = ops._sc_linear_launched(self.x, self.weight, self.bias, self.generic, *places, kernel)
         if not train:
             return y
-        given = self.grad, self.x, self.weight, None, *places, [True, True, True, False]
+        needed = [True, True, True, self.generic is not None]
+        given = self.grad, self.x, self.weight, self.generic, *places, needed
         return ops._sc_linear_backward_launched(*given, kernel)[0]
 
+    @torch.no_grad()
     def exact(self) -> Tensor:
-        with torch.no_grad():
-            parts = zip(self.x.split(self.read, 1), self.weights, self.biases, strict=True)
-            each = [linear(x.double(), w.double(), b.double()) for x, w, b in parts]
-            return torch.cat(each, 1)
+        """The result, in float64."""
+        parts = zip(self.inputs(), self.weights, self.biases, strict=True)
+        return torch.cat([linear(x.double(), w.double(), b.double()) for x, w, b in parts], 1)
+
+    @torch.no_grad()
+    def exact_grad(self) -> Tensor:
+        """The gradient of ``x``, in float64."""
+        grads = zip(self.grad.double().split(self.written, 1), self.weights, self.read, strict=True)
+        each = [grad @ w[:, -k:].double() for grad, w, k in grads]
+        return sum(each[1:], each[0]) if self.shared else torch.cat(each, 1)
 
 
 def forced(layer: Layer, train: bool) -> dict[str, Callable[[], Tensor]]:
