@@ -19,9 +19,8 @@ from typing import NoReturn
 
 import torch
 
-import fastheads
-
 from . import bench_ceilings, bench_model
+from .allocator import keep_freed_memory
 from .harness import SETTINGS, Settings, read
 from .table import print_table
 
@@ -149,7 +148,7 @@ def _check(
         for name in names:
             if "cuda" not in devices_of(name):
                 raise ValueError(f"device must be cpu for {name}, got cuda")
-    if options.keep_memory and not fastheads.keep_freed_memory():
+    if options.keep_memory and not keep_freed_memory():
         raise ValueError("keep_memory needs glibc, whose allocator keeps memory when it is asked")
     if options.figure and not importlib.util.find_spec("matplotlib"):
         raise ValueError("figure needs the package matplotlib: pip install 'fastheads[bench]'")

@@ -37,7 +37,7 @@ class Settings:
         warm: caches stay as the call before has left them; by default they are cold and clean.
         deadline: of ``time.monotonic()``; no case begins after it.
         dtype: only cases of it, None for all.
-        keep_memory: freed memory is used again, by everybody: ``fastheads.keep_freed_memory``.
+        keep_memory: freed memory is used again, by everybody: ``bench.allocator``.
     """
 
     warm: bool = False

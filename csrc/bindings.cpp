@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "large_pages.h"
 #include "pair_counts.h"
 
 namespace py = pybind11;
@@ -86,13 +85,6 @@ PYBIND11_MODULE(_C, m) {
   using fastheads::PairCounts;
   m.doc() = "Build facts and host-side containers of fastheads.";
   m.attr("with_cuda") = static_cast<bool>(FASTHEADS_WITH_CUDA);
-  m.def(
-      "ask_for_large_pages",
-      [](uintptr_t address, int64_t bytes) {
-        fastheads::ask_for_large_pages(reinterpret_cast<void*>(address), bytes);
-      },
-      py::arg("address"), py::arg("bytes"),
-      "Before memory is written for the first time. Only a hint: fresh small pages take longer.");
   py::class_<PairCounts>(m, "PairCounts", "Exact sparse counts of label pairs, int64.")
       .def(py::init<int64_t>(), py::arg("num_labels"))
       .def("add_co_detection", &fastheads::add_co_detection, py::arg("top"),

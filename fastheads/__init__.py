@@ -25,14 +25,14 @@ def _load_libraries() -> None:
 _load_libraries()
 
 from . import nn, ops  # noqa: E402  registers fakes for the operators of the libraries above
-from .memory import keep_freed_memory  # noqa: E402
+from .memory import empty_cache  # noqa: E402
 
 try:
     __version__ = version("fastheads")
 except PackageNotFoundError:  # a source tree that was built but not installed
     __version__ = "0.1.0"
 
-__all__ = ["__version__", "keep_freed_memory", "nn", "ops"]  # the rest: __getattr__
+__all__ = ["__version__", "empty_cache", "nn", "ops"]  # the rest: __getattr__
 
 
 def __getattr__(name: str) -> object:

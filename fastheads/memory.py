@@ -1,27 +1,26 @@
-"""What a training on a CPU asks of the system's allocator."""
+"""Large results on a CPU, whose memory later results use again."""
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Sequence
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+import torch
+from torch import Tensor
 
 
-def keep_freed_memory() -> bool:
-    """Lets this process use again what it frees, instead of giving it back to the system.
+def empty_cache() -> None:
+    """Gives memory of large results, which nothing uses at the time, back to the system.
 
-    glibc maps every block above 32 MiB by itself and unmaps it when it is freed, so a training
-    step whose gradients are freed after each step (``zero_grad(set_to_none=True)``) waits for the
-    system to clear their pages every time; ``bench/results/sc_sigmoid_loss.csv`` has steps with
-    and without. To be called once, before the training. From then on the process holds what it
-    needed at its peak; PyTorch's advice to preload jemalloc or tcmalloc has the same effect.
-
-    Returns:
-        Whether the allocator could be asked; ``False`` where it is not glibc's.
+    Results of more than 32 MiB on a CPU (the gradient of a weight over 100,000 labels, the logits
+    of a large batch) take the memory that earlier ones have left: fresh pages would cost a training
+    step as much as its products. Memory lies idle only until a result comes that none of it fits.
+    As ``torch.cuda.empty_cache``, this is never needed for a program to be right.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or another system
-        return False
-    # No block is mapped by itself, and the end of the heap is never given back.
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+    torch.ops.fastheads._empty_cache.default()
+
+
+def new_empty(like: Tensor, size: Sequence[int]) -> Tensor:
+    """``like.new_empty(size)``; on a CPU, large ones in memory that earlier results have left."""
+    if like.device.type == "cpu":
+        return torch.ops.fastheads._new_empty.default(like, size)
+    return like.new_empty(size)

@@ -19,7 +19,8 @@ ALLOWED = {
     "labels": set(),
     "targets": set(),
     "hierarchy": {"labels", "targets"},
-    "ops": LABELS,
+    "memory": set(),
+    "ops": {"memory", *LABELS},
     "data": LABELS,
     "report": LABELS,
     "nn": {"ops", *LABELS},
@@ -52,7 +53,7 @@ def imported_parts(path):
                 yield inner if known else "__init__"
 
 
-TOP = [PACKAGE / f"{name}.py" for name in ("labels", "targets", "hierarchy", "cli")]
+TOP = [PACKAGE / f"{name}.py" for name in ("labels", "targets", "hierarchy", "memory", "cli")]
 MODULES = [*sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("*.py"))), *TOP]
 
 

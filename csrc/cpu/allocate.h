@@ -7,20 +7,29 @@
 #include <array>
 
 #include "../common.h"
-#include "../large_pages.h"
+#include "large_blocks.h"
+#include "large_pages.h"
 
 namespace fastheads {
+
+// From PyTorch's allocator.
+inline Tensor fresh(int64_t dims, const int64_t* sizes, const int64_t* strides, int32_t dtype,
+                    int64_t bytes) {
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, dtype,
+                                                         aoti_torch_device_type_cpu(), 0, &made));
+  Tensor tensor(made);
+  ask_for_large_pages(tensor.mutable_data_ptr(), bytes);
+  return tensor;
+}
 
 inline Tensor empty_strided(int64_t dims, const int64_t* sizes, const int64_t* strides,
                             ScalarType dtype) {
   const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dims, sizes, strides, type, aoti_torch_device_type_cpu(), 0, &made));
-  Tensor tensor(made);
-  const int64_t bytes = tensor.numel() * static_cast<int64_t>(tensor.element_size());
-  ask_for_large_pages(tensor.mutable_data_ptr(), bytes);
-  return tensor;
+  auto bytes = static_cast<int64_t>(aoti_torch_dtype_element_size(type));
+  for (int64_t d = 0; d < dims; ++d) bytes *= sizes[d];
+  return bytes > kUnmappedWhenFreed ? large_empty(dims, sizes, strides, dtype, bytes)
+                                    : fresh(dims, sizes, strides, type, bytes);
 }
 
 template <size_t kDims>

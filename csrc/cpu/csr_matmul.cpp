@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "allocate.h"
 #include "csr_matmul_rows.h"
 #include "dispatch.h"
 
@@ -77,7 +78,7 @@ Tensor csr_matmul(const Tensor& crow_, const Tensor& col_, const Tensor& values_
   const auto shape = check_csr_matmul(crow_, col_, values_, x_);
   const Tensor crow = torch::stable::contiguous(crow_), col = torch::stable::contiguous(col_);
   const Tensor values = torch::stable::contiguous(values_), x = torch::stable::contiguous(x_);
-  Tensor y = torch::stable::new_empty(x, {shape.rows, shape.width});
+  Tensor y = empty<2>({shape.rows, shape.width}, x.scalar_type());
   if (y.numel() == 0) return y;
 
   const bool long_indices = crow.scalar_type() == ScalarType::Long;

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastheads._C import ask_for_large_pages
+from fastheads.memory import new_empty
 
 from .dispatch import sum_dtype
 
@@ -133,9 +133,7 @@ class Layer:
         if of_generic and self.generic is not None:
             self.grad_generic = wide_zeros(self.generic)
         if of_weight:
-            self.grad_weight = torch.empty_like(self.weight)
-            if self.weight.device.type == "cpu":
-                ask_for_large_pages(self.grad_weight.data_ptr(), self.grad_weight.nbytes)
+            self.grad_weight = new_empty(self.weight, self.weight.shape)
             if not self.x.shape[0]:
                 self.grad_weight.zero_()
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from fastheads.memory import new_empty
 from fastheads.ops.dispatch import once_differentiable, sum_dtype
 from fastheads.ops.sc_sigmoid_chunks import Chunk, Kernel, Layer, chunks
 
@@ -62,7 +63,7 @@ def _op(
     )  # fmt: skip
     grads: list[Tensor | None]
     if weight is None:  # x are the logits: the copy that becomes their gradient is the scratch
-        logits = x.clone(memory_format=torch.contiguous_format) if with_grad else x.contiguous()
+        logits = new_empty(x, x.shape).copy_(x) if with_grad else x.contiguous()
         groups, labels = slice(0, len(out_offsets) - 1), slice(0, out_offsets[-1])
         kernel(Chunk(groups, labels, slice(0, rows)), logits)
         grads = [logits if needed[0] else None, None, None, None]
@@ -81,7 +82,7 @@ def _op(
         whole = len(plan) == 1 and held <= scratch_bytes
         if not whole:
             layer.begin_parts()
-        scratch = x.new_empty(largest)
+        scratch = new_empty(x, [largest])
         for chunk in plan:
             logits = scratch[: chunk.shape[0] * chunk.shape[1]].view(chunk.shape)
             layer.forward(chunk, logits)

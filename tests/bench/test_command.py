@@ -211,6 +211,6 @@ def test_no_matplotlib(monkeypatch, tmp_path):
 
 
 def test_memory_is_kept_only_where_it_can_be(monkeypatch):
-    monkeypatch.setattr(fastheads, "keep_freed_memory", lambda: False)
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: False)
     with pytest.raises(ValueError, match="keep_memory needs glibc"):
         command.main(["topk_confusion", "--quick", "--keep_memory"])
