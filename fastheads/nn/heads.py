@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -170,6 +171,29 @@ class TopLayers(nn.Module):
         order = by_label[by_row]
         values = None if targets.values is None else targets.values[order]
         return SparseTargets(labels[by_row], targets.offsets, values)
+
+    @torch.no_grad()
+    def to_dense(self) -> nn.Sequential:
+        """The same function in layers of PyTorch alone, with zeros between groups.
+
+        For those who must do without this package: with M groups the weights of the logits take M
+        times the memory (and time). They are copied, in the order of the labels.
+
+        Raises:
+            ValueError: of a head with pacing, which no layer of PyTorch computes.
+        """
+        if self.pacing is not None:
+            raise ValueError("to_dense needs a head without pacing, got one with SelfPacedLogits")
+        layers = [
+            layer.to_dense() if isinstance(layer, SCLinear) else copy.deepcopy(layer)
+            for layer in (self.top1, self.top2, self.logits)
+        ]
+        logits = layers[-1]
+        logits.weight.copy_(logits.weight[self.position])
+        if logits.bias is not None:
+            logits.bias.copy_(logits.bias[self.position])
+        top1, top2, _ = layers
+        return nn.Sequential(top1, nn.ReLU(), top2, nn.ReLU(), logits).train(self.training)
 
     @property
     def macs(self) -> int:

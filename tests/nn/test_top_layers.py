@@ -389,3 +389,23 @@ def test_exports(kind):
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@kinds
+@groupings
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_same_in_layers_of_torch(kind, group_of, bias):
+    head, features = head_of(kind, group_of, bias=bias).eval(), features_of()
+    dense = head.to_dense()
+    assert {type(layer) for layer in dense} == {nn.Linear, nn.ReLU} and not dense.training
+    torch.testing.assert_close(dense(features), head(features))
+    before = head(features)
+    with torch.no_grad():
+        for parameter in dense.parameters():  # copies
+            parameter.zero_()
+    assert torch.equal(head(features), before)
+
+
+def test_pacing_is_no_layer_of_torch():
+    with pytest.raises(ValueError, match="to_dense needs a head without pacing"):
+        head_of("fc_sc", pacing={}).to_dense()
