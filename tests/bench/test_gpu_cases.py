@@ -66,7 +66,7 @@ def test_sc_linear_runs_what_its_targets_are_stated_for():
 @pytest.mark.parametrize("written", [[5, 24, 9], [8, 16, 24]])
 def test_sc_linear_against_grouped_mm(train, written, monkeypatch):
     """Whose groups of labels are rounded up to whole vectors."""
-    monkeypatch.setitem(sc_layers.LAYERS, "tiny", ([16] * 3, written))
+    monkeypatch.setitem(sc_layers.LAYERS, "tiny", sc_layers.Form([16] * 3, written))
     case = bench_sc_linear.case("tiny", 4, torch.bfloat16, CPU, train, compiled=False)
     assert "F.grouped_mm" in case.providers or not hasattr(torch.nn.functional, "grouped_mm")
     for name, call in case.providers.items():
