@@ -10,10 +10,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 def keep_freed_memory() -> bool:
     """Lets this process use again what it frees, as PyTorch does where jemalloc is preloaded.
 
-    glibc maps every block above 32 MiB by itself and unmaps it when it is freed: to touch the
-    cleared pages of the next one takes about as long as to fill it. Large results of fastheads do
-    without it (``fastheads.memory``); the gradients and temporaries of its peers do not. It cannot
-    be undone: from then on the process holds what it needed at its peak.
+    glibc maps every block above 32 MiB by itself and unmaps it when it is freed, so that
+    the next one waits for cleared pages. Large results of fastheads do not (``fastheads.memory``);
+    the gradients and temporaries of its peers do. It cannot be undone: from then on the process
+    holds what it needed at its peak.
 
     Returns:
         Whether the allocator could be asked; ``False`` where it is not glibc's.

@@ -4,11 +4,10 @@
 groups share their input, what ``torch.compile`` makes of each, and ``F.grouped_mm`` in bfloat16;
 the dense layer of as many labels, and the dense layer that reads all groups with a mask, where they
 fit. On CUDA also each of our kernels by itself, and other cases with ``--quick``: those between
-which kernels change. ``sc_linear_conditional``
-against evaluating every group and against a loop over the groups that are asked for. In-place
-``sc_linear_`` runs where logits are already there. ``bytes`` count the weight, ``x`` and ``y`` once
-(backward: the weight twice, and its gradient). ``--all`` adds batches 7, 16 and 1,000, and the
-slower layers in every dtype.
+which kernels change. ``sc_linear_conditional`` against evaluating every group and against a loop
+over the groups that are asked for. In-place ``sc_linear_`` runs where logits are already there.
+``bytes`` count the weight, ``x`` and ``y`` once (backward: the weight twice, and its gradient).
+``--all`` adds batches 7, 16 and 1,000, and the slower layers in every dtype.
 """
 
 from __future__ import annotations

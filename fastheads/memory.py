@@ -12,9 +12,9 @@ def empty_cache() -> None:
     """Gives memory of large results, which nothing uses at the time, back to the system.
 
     Results of more than 32 MiB on a CPU (the gradient of a weight over 100,000 labels, the logits
-    of a large batch) take the memory that earlier ones have left: fresh pages would cost a training
-    step as much as its products. Memory lies idle only until a result comes that none of it fits.
-    As ``torch.cuda.empty_cache``, this is never needed for a program to be right.
+    of a large batch) take the memory that earlier ones have left, instead of waiting for pages that
+    the system clears. It lies idle only until a result comes that none of it fits. As
+    ``torch.cuda.empty_cache``, this is never needed for a program to be right.
     """
     torch.ops.fastheads._empty_cache.default()
 

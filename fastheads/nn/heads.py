@@ -184,15 +184,13 @@ class TopLayers(nn.Module):
         """
         if self.pacing is not None:
             raise ValueError("to_dense needs a head without pacing, got one with SelfPacedLogits")
-        layers = [
+        top1, top2, logits = (
             layer.to_dense() if isinstance(layer, SCLinear) else copy.deepcopy(layer)
             for layer in (self.top1, self.top2, self.logits)
-        ]
-        logits = layers[-1]
+        )
         logits.weight.copy_(logits.weight[self.position])
         if logits.bias is not None:
             logits.bias.copy_(logits.bias[self.position])
-        top1, top2, _ = layers
         return nn.Sequential(top1, nn.ReLU(), top2, nn.ReLU(), logits).train(self.training)
 
     @property

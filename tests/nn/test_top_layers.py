@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from top_layers import IN_ORDER, PACINGS, features_of, groupings, head_of, kinds
 from torch import nn
 
 from fastheads.labels import Grouping
@@ -16,37 +17,6 @@ from fastheads.losses import sigmoid_cross_entropy
 from fastheads.metrics.cost import count_macs, count_parameters
 from fastheads.nn import SCLinear, SelfPacedLogits, TopLayers, decompositions, fc_fc, fc_sc, sc_sc
 from fastheads.targets import SparseTargets
-
-GROUP_OF = [1, 0, 2, 2, 0, 1, 2, 2, 0]
-IN_ORDER = sorted(GROUP_OF)
-KINDS = {
-    "fc_fc": lambda *args, **options: fc_fc(*args, **options),
-    "fc_sc": lambda *args, **options: fc_sc(*args, **options),
-    "fc_sc, generic": lambda *args, **options: fc_sc(*args, generic=2, **options),
-    "sc_sc": lambda *args, **options: sc_sc(*args, **options),
-}
-kinds = pytest.mark.parametrize("kind", KINDS)
-groupings = pytest.mark.parametrize("group_of", [GROUP_OF, IN_ORDER])
-PACINGS = {
-    "none": None,
-    "group": {},
-    "label": {"level": "label"},
-    "fixed, bias": {"trainable": False, "label_bias": -1.0},
-    "log": {"log": True},
-}
-
-
-def head_of(kind, group_of=GROUP_OF, pacing=None, dtype=torch.float64, **options):
-    torch.manual_seed(0)
-    grouping = Grouping(np.array(group_of))
-    if pacing is not None:
-        options["pacing"] = SelfPacedLogits(grouping.sizes, dtype=dtype, std=0.3, **pacing)
-    return KINDS[kind](5, 4, 3, grouping, dtype=dtype, **options)
-
-
-def features_of(rows=6):
-    torch.manual_seed(rows)
-    return torch.randn(rows, 5, dtype=torch.float64)
 
 
 def explicit(head, features, group_of):

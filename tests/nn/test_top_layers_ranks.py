@@ -6,7 +6,8 @@ import sys
 
 import torch
 import torch.distributed as dist
-from test_top_layers import SOFT, features_of, head_of
+from test_top_layers import SOFT
+from top_layers import features_of, head_of
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -6,7 +6,7 @@ import torch
 from allocations import peak_bytes
 from hypothesis import given
 from hypothesis import strategies as st
-from test_top_layers import KINDS
+from top_layers import KINDS
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
