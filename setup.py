@@ -15,7 +15,8 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = Path(self.build_temp).resolve()
+        # Kept for an editable install, whose next build compiles what has changed alone.
+        build = Path("build/native" if self.editable_mode else self.build_temp).resolve()
         settings = {
             "CMAKE_BUILD_TYPE": "Release",
             "Python_EXECUTABLE": sys.executable,

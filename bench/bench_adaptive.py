@@ -167,7 +167,7 @@ def calibrate(network: nn.Module, x: Tensor, batch: int) -> None:
 
 def in_turns(network: nn.Module, x: Tensor, batch: int) -> Callable[[], Tensor]:
     def call() -> Tensor:
-        with torch.inference_mode():
+        with torch.no_grad():
             return torch.cat([network(part) for part in x.split(batch)])
 
     return call

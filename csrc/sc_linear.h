@@ -110,6 +110,51 @@ inline void check_sc_output(const char* name, const Tensor& y, const ScLinearSha
   check_sc_tensor(name, y, x);
 }
 
+// Bytes from a tensor's first number to the end of its last, gaps included.
+inline int64_t span_bytes(const Tensor& x) {
+  int64_t last = 0;
+  for (int64_t d = 0; d < x.dim(); ++d) last += (x.size(d) - 1) * x.stride(d);
+  return (last + 1) * static_cast<int64_t>(x.element_size());
+}
+
+// Whether a matrix may share memory with another tensor; columns of one matrix beside each other
+// do not.
+inline bool may_overlap(const Tensor& y, const Tensor& x) {
+  if (y.numel() == 0 || x.numel() == 0) return false;
+  const auto* y_begin = static_cast<const char*>(y.const_data_ptr());
+  const auto* x_begin = static_cast<const char*>(x.const_data_ptr());
+  if (y_begin >= x_begin + span_bytes(x) || x_begin >= y_begin + span_bytes(y)) return false;
+  if (x.dim() != 2 || x.stride(1) != 1 || y.stride(1) != 1 || x.stride(0) != y.stride(0) ||
+      y.stride(0) <= 0) {
+    return true;
+  }
+  const int64_t pitch = y.stride(0) * static_cast<int64_t>(y.element_size());
+  const int64_t begin = ((x_begin - y_begin) % pitch + pitch) % pitch;  // of x in a row of y's
+  return begin < y.size(1) * static_cast<int64_t>(y.element_size()) ||
+         begin + x.size(1) * static_cast<int64_t>(x.element_size()) > pitch;
+}
+
+// What sc_linear_ reads must not lie where it writes, nor one row of y in another.
+inline void check_sc_in_place(const Tensor& y, const ScLinearShape& shape, const Tensor& x,
+                              const Tensor& weight, const MaybeTensor& bias,
+                              const MaybeTensor& generic) {
+  check_sc_output("y", y, shape, x);
+  const int64_t rows = y.size(0), columns = y.size(1);
+  const bool apart = (rows <= 1 || y.stride(0) > 0) && (columns <= 1 || y.stride(1) > 0) &&
+                     (rows <= 1 || columns <= 1 || y.stride(0) >= columns * y.stride(1) ||
+                      y.stride(1) >= rows * y.stride(0));
+  STD_TORCH_CHECK(y.numel() <= 1 || apart, "sc_linear_: y must not overlap itself, got strides ",
+                  y.stride(0), ", ", y.stride(1));
+  const auto check_apart = [&](const char* name, const Tensor& read) {
+    STD_TORCH_CHECK(!may_overlap(y, read), "sc_linear_: y must not overlap ", name,
+                    ", which is read while y is written");
+  };
+  check_apart("x", x);
+  check_apart("weight", weight);
+  if (bias) check_apart("bias", *bias);
+  if (generic) check_apart("generic", *generic);
+}
+
 inline bool has_dense_rows(const Tensor& x) {
   return (x.size(1) <= 1 || x.stride(1) == 1) && (x.size(0) <= 1 || x.stride(0) >= x.size(1));
 }

@@ -3,7 +3,8 @@
 //   loss = sum_j w_j (softplus(z_j) - y_j z_j),   g_j = w_j (sigmoid(z_j) - y_j),
 //   dl_j = (gamma_j g_j - x_j sum_i gamma_i g_i x_i) / n   (without the sum if not normalised),
 //   dgamma_j = g_j x_j,   dbias_j = g_j.
-// A norm below the smallest normal number counts as 0: then x = 0 and dl = 0.
+// A norm below the smallest normal number counts as 0: then x = 0 and dl = 0. A logit of -inf, as a
+// label is masked with, which is not normalised, adds nothing to any sum but that of its target.
 #pragma once
 
 #include "activations.h"

@@ -14,7 +14,8 @@ def empty_cache() -> None:
     Results of more than 32 MiB on a CPU (the gradient of a weight over 100,000 labels, the logits
     of a large batch) take the memory that earlier ones have left, instead of waiting for pages that
     the system clears. It lies idle only until a result comes that none of it fits. As
-    ``torch.cuda.empty_cache``, this is never needed for a program to be right.
+    ``torch.cuda.empty_cache``, this is never needed for a program to be right. Such a result cannot
+    be resized (``resize_``, or as ``out=`` of something larger): PyTorch says so.
     """
     torch.ops.fastheads._empty_cache.default()
 

@@ -155,29 +155,45 @@ std::tuple<Tensor, Tensor> active_samples(const Tensor& z_) {
 
 }  // namespace
 
-// The weights of a gate where they lie; nn/gate_of_one.py has the same fields.
+// The weights of a gate where they lie, all of one format; nn/gate_of_one.py has the same fields.
 struct GateOfOne {
-  const float *weight1, *bias1, *weight2, *bias2;          // the biases may be null
-  const float *mean, *variance, *norm_weight, *norm_bias;  // each may be null as in GateUnits
+  const void *weight1, *bias1, *weight2, *bias2;          // the biases may be null
+  const void *mean, *variance, *norm_weight, *norm_bias;  // each may be null as in GateUnits
   int64_t channels, hidden;
   float eps;
+  FloatFormat format;  // not float64
 };
 
-// The probability of one sample, float32, in evaluation, contiguous or channels-last; its sign bit
-// says that the gate stays closed. No operator: with cold caches its arguments and results take ten
-// times as long as its arithmetic.
-extern "C" float fastheads_gate_of_one(const GateOfOne* gate, const float* x, int64_t pixels,
-                                       bool channels_last, double temperature) {
-  const GateShape shape{1, gate->channels, pixels, gate->hidden};
-  const GateUnits<float> units{gate->bias1,       gate->mean,      gate->variance,
-                               gate->norm_weight, gate->norm_bias, gate->eps};
-  constexpr auto format = FloatFormat::kFloat32;
-  std::vector<float> means(shape.channels);
-  pool(shape, format, channels_last || pixels == 1, x, means.data());
-  const auto beta = run_layers(shape, format, means.data(), gate->weight1, units, gate->weight2);
+namespace {
+
+template <typename weight_t>
+float probability_of_one(const GateOfOne& gate, const float* means, double temperature) {
+  const auto at = [](const void* from) { return static_cast<const weight_t*>(from); };
+  const GateShape shape{1, gate.channels, 1, gate.hidden};
+  const GateUnits<weight_t> units{at(gate.bias1),       at(gate.mean),      at(gate.variance),
+                                  at(gate.norm_weight), at(gate.norm_bias), gate.eps};
+  const auto beta =
+      run_layers(shape, gate.format, means, at(gate.weight1), units, at(gate.weight2));
   float z = 0, probability = 0;
-  decide<float, float>(beta, gate->bias2, nullptr, temperature, false, &z, &probability);
+  decide<weight_t, float>(beta, at(gate.bias2), nullptr, temperature, false, &z, &probability);
   return std::copysign(probability, z > 0 ? 1.0f : -1.0f);
+}
+
+}  // namespace
+
+// The probability of one sample in evaluation, contiguous or channels-last, not
+// float64; its sign bit says that the gate stays closed. No operator: with cold caches its
+// arguments and results take ten times as long as its arithmetic.
+extern "C" float fastheads_gate_of_one(const GateOfOne* gate, const void* x, FloatFormat format,
+                                       int64_t pixels, bool channels_last, double temperature) {
+  std::vector<float> means(gate->channels);
+  pool({1, gate->channels, pixels, gate->hidden}, format, channels_last || pixels == 1, x,
+       means.data());
+  const auto of_one = gate->format == FloatFormat::kFloat32 ? probability_of_one<float>
+                      : gate->format == FloatFormat::kFloat16
+                          ? probability_of_one<torch::headeronly::Half>
+                          : probability_of_one<torch::headeronly::BFloat16>;
+  return of_one(*gate, means.data(), temperature);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastheads, CPU, m) {

@@ -93,7 +93,7 @@ void sc_linear_(Tensor y, const Tensor& x, const Tensor& weight, const MaybeTens
                 const MaybeTensor& generic, const std::optional<Offsets>& in, const Offsets& out,
                 bool accumulate) {
   const auto shape = check_sc_linear(x, weight, bias, generic, in, out);
-  check_sc_output("y", y, shape, x);
+  check_sc_in_place(y, shape, x, weight, bias, generic);
   Tensor dense = dense_rows(y);
   forward(shape, dense_rows(x), as_contiguous(weight), contiguous(bias), with_dense_rows(generic),
           dense, accumulate);

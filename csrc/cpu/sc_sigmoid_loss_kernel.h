@@ -2,6 +2,8 @@
 // local to it.
 #pragma once
 
+#include <limits>
+
 #include "float_vector.h"
 #include "sc_sigmoid_loss_segment.h"
 
@@ -55,6 +57,7 @@ struct Segment {
   const sum_t* const bias = static_cast<const sum_t*>(s.label_bias);
   const sum_t* const weights = static_cast<const sum_t*>(s.label_weights);
   const bool per_label = s.gamma_per_label && gammas != nullptr;
+  const bool normalize = s.normalize;
   const sum_t gamma = gammas == nullptr || per_label ? sum_t(1) : *gammas;
   sum_t length = 1, inverse = 1;  // the norm, and 1 / norm
   double loss = 0, dot = 0;
@@ -62,9 +65,14 @@ struct Segment {
   // l / norm, rounded as a division would be, so that a group of one label has no gradient.
   template <class Part>
   V normalized(int64_t j, Part part) const {
-    const V l = F::load(logits + j, part), x = l * inverse;
+    const V l = F::load(logits + j, part);
+    if (!normalize) return l;
+    const V x = l * inverse;
     return x + (l - x * length) * inverse;
   }
+
+  // A factor of a gradient that is 0, but for its rounding, where z is -inf.
+  static V finite(V x) { return x < -std::numeric_limits<sum_t>::max() ? V{} : x; }
 
   double norm() const {
     double sum = 0;
@@ -116,7 +124,7 @@ struct Segment {
           factors += e + factors * e;
         }
         Sum::store(held + run + i, g, part);
-        if constexpr (kSums) dots += g * (per_label ? scaled : x);
+        if constexpr (kSums) dots += g * finite(per_label ? scaled : x);
       });
       if constexpr (kSums) {
         if (s.with_loss) {
@@ -150,25 +158,25 @@ struct Segment {
   void write(int64_t begin, int64_t size, const sum_t* held) {
     const auto scale = static_cast<sum_t>(s.scale);
     const sum_t along = scale * inverse * gamma;
-    const sum_t radial = s.normalize ? static_cast<sum_t>(dot) : 0;
+    const auto radial = static_cast<sum_t>(dot);
     auto* gamma_columns = static_cast<sum_t*>(s.gamma_columns);
     auto* bias_columns = static_cast<sum_t*>(s.bias_columns);
     for_vectors<sum_t>(size, [&](int64_t i, auto part) {
       const int64_t j = begin + i;
       const V g = Sum::load(held + i, part), x = normalized(j, part);
       const V scaled = per_label ? g * Sum::load(gammas + j, part) : g;
-      F::store(logits + j, along * (scaled - radial * x), part);
+      F::store(logits + j, along * (normalize ? scaled - radial * x : scaled), part);
       const auto add = [&](sum_t* columns, V gradient) {
         if (columns == nullptr) return;
         Sum::store(columns + j, Sum::load(columns + j, part) + scale * gradient, part);
       };
-      add(gamma_columns, g * x);
+      add(gamma_columns, g * finite(x));
       add(bias_columns, g);
     });
   }
 
   SigmoidSums run() {
-    if (s.normalize) {
+    if (normalize) {
       const double exact = norm();
       constexpr double kSmallest = sizeof(sum_t) == 8 ? 2.2250738585072014e-308 : 1.17549435e-38;
       length = static_cast<sum_t>(exact);

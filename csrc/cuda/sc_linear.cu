@@ -198,7 +198,7 @@ void sc_linear_(Tensor y, const Tensor& x, const Tensor& weight, const MaybeTens
                 const MaybeTensor& generic, const std::optional<Offsets>& in, const Offsets& out,
                 bool accumulate) {
   const auto shape = check_sc_linear(x, weight, bias, generic, in, out);
-  check_sc_output("y", y, shape, x);
+  check_sc_in_place(y, shape, x, weight, bias, generic);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Tensor dense = dense_rows(y);
   forward(shape, x, weight, bias, generic, dense, accumulate, kChosen);

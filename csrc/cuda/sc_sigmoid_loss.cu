@@ -1,6 +1,7 @@
 // sc_sigmoid_loss on CUDA: a block for a group of one row, or of a block of rows where sums over
 // rows are wanted, so that no column is added to by two blocks.
 #include <algorithm>
+#include <limits>
 #include <tuple>
 
 #include "../sc_sigmoid_loss.h"
@@ -115,9 +116,14 @@ struct Segment {
 
   // l / norm, rounded as a division would be, so that a group of one label has no gradient.
   __device__ acc normalized(int j) const {
-    const acc l = static_cast<acc>(logits[j]), x = l * inverse;
+    const acc l = static_cast<acc>(logits[j]);
+    if (!p.normalize) return l;
+    const acc x = l * inverse;
     return x + (l - x * length) * inverse;
   }
+
+  // A factor of a gradient that is 0, but for its rounding, where z is -inf.
+  __device__ static acc finite(acc x) { return x < -std::numeric_limits<acc>::max() ? acc(0) : x; }
 
   __device__ double norm() {
     acc squares = 0;
@@ -162,7 +168,7 @@ struct Segment {
         }
       }
       held[i] = g;
-      if (kSums) dots += g * (p.per_label ? scaled : x);
+      if (kSums) dots += g * finite(p.per_label ? scaled : x);
     }
     loss += entropy + log1p(factors);
     dot += dots;
@@ -188,14 +194,14 @@ struct Segment {
   // Writes the gradients of a tile, held being what fill has left; sums go to this row's block.
   __device__ void write(int begin, int tile) {
     const acc along = p.scale * inverse * gamma;
-    const acc radial = p.normalize ? static_cast<acc>(dot) : acc(0);
+    const acc radial = static_cast<acc>(dot);
     const int64_t sums = row / p.block * p.shape.columns + column;
     for (int i = threadIdx.x; i < tile; i += kThreads) {
       const int j = begin + i;
       const acc g = held[i], x = normalized(j);
       const acc scaled = p.per_label ? g * p.gamma[column + j] : g;
-      logits[j] = static_cast<scalar_t>(along * (scaled - radial * x));
-      if (p.gamma_columns != nullptr) p.gamma_columns[sums + j] += p.scale * g * x;
+      logits[j] = static_cast<scalar_t>(along * (p.normalize ? scaled - radial * x : scaled));
+      if (p.gamma_columns != nullptr) p.gamma_columns[sums + j] += p.scale * g * finite(x);
       if (p.bias_columns != nullptr) p.bias_columns[sums + j] += p.scale * g;
     }
     __syncthreads();  // held is used again

@@ -26,8 +26,9 @@ def multilabel_margin(logits: Tensor, targets: SparseTargets) -> Tensor:
         A scalar; float32, or float64 for float64 logits; 0 for an empty batch.
 
     Raises:
-        ValueError: if the logits are no matrix, the rows disagree or targets have values.
-        RuntimeError: if targets are not distinct, ascending labels; on CUDA the loss is NaN then.
+        ValueError: if the logits are no matrix, targets have values, or targets are not distinct,
+            ascending labels of their rows; on CUDA, where :meth:`SparseTargets.check` reads no
+            numbers, the loss is NaN then.
 
     Differentiable in ``logits``, once; at the corner of a hinge its gradient is 0. Deterministic.
     """

@@ -28,8 +28,9 @@ def multilabel_soft_margin(logits: Tensor, targets: SparseTargets) -> Tensor:
         A scalar; float32, or float64 for float64 logits; 0 for an empty batch.
 
     Raises:
-        ValueError: if the logits are no matrix or the rows disagree.
-        RuntimeError: if targets are not distinct, ascending labels; on CUDA the loss is NaN then.
+        ValueError: if the logits are no matrix, or targets are not distinct, ascending labels of
+            their rows; on CUDA, where :meth:`SparseTargets.check` reads no numbers, the loss is NaN
+            then.
 
     Differentiable in ``logits``, once. Deterministic.
     """

@@ -23,7 +23,8 @@ def softmax_cross_entropy(
 
     Args:
         logits: ``[N, L]``, floating; float16 and bfloat16 are accumulated in float32.
-        targets: the labels of the ``N`` rows; values, if any, are at least 0.
+        targets: the labels of the ``N`` rows, distinct in each row, in any order; values, if any,
+            are at least 0.
         reduction: ``mean_rows`` averages over rows (also over those without labels), ``mean``
             divides that by ``L``, ``sum`` sums, ``none`` leaves one number a row.
 
@@ -31,11 +32,13 @@ def softmax_cross_entropy(
         A scalar, or ``[N]``; float32, or float64 for float64 logits.
 
     Raises:
-        ValueError: if the logits are no matrix, the rows disagree or the reduction is unknown.
+        ValueError: if the logits are no matrix, the reduction is unknown, or targets are not
+            distinct labels of their rows, of which :meth:`SparseTargets.check` reads the numbers
+            on the CPU only.
 
     Differentiable in ``logits``, once.
     """
-    check(logits, targets, reduction)
+    check(logits, targets, reduction, ordered=False)
     values, rows = values_of(targets, wide(logits)), targets.row_indices()
     mass = values.new_zeros(targets.num_rows).index_add_(0, rows, values)
     values = values / mass.clamp(min=torch.finfo(mass.dtype).tiny)[rows]

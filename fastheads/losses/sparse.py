@@ -10,17 +10,9 @@ from fastheads.targets import SparseTargets
 REDUCTIONS = ("mean_rows", "mean", "sum", "none")
 
 
-def check(logits: Tensor, targets: SparseTargets, reduction: str) -> None:
+def check(logits: Tensor, targets: SparseTargets, reduction: str, *, ordered: bool = True) -> None:
     """Raises ValueError for logits, targets and a reduction that do not fit together."""
-    if logits.ndim != 2 or not logits.is_floating_point():
-        raise ValueError(
-            f"logits must be a floating [N, L] matrix, got {logits.dtype} {list(logits.shape)}"
-        )
-    if targets.num_rows != logits.shape[0]:
-        raise ValueError(
-            f"targets must have one row for each of the {logits.shape[0]} rows of logits, "
-            f"got {targets.num_rows}"
-        )
+    targets.check(logits, "logits", ordered=ordered)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
 

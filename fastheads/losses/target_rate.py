@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 
 def target_rate_loss(
     z: Sequence[Tensor],
-    target: float | Sequence[float],
+    target: float | Tensor | Sequence[float],
     reduction: Literal["sum", "mean", "total"] = "sum",
 ) -> Tensor:
     """``sum_l (mean_n z_l[n] - t_l)^2`` over the gates ``l`` of a network.
@@ -23,7 +23,8 @@ def target_rate_loss(
 
     Args:
         z: for each gate its decisions ``[N]``, with the gradient that training gives them.
-        target: rate, or one for each gate, above 0 and at most 1.
+        target: rate, any real number or a tensor without dimensions, or one for each gate; above 0
+            and at most 1.
         reduction: sum or mean of the gates' squares, or the square of their mean, "total".
 
     Returns:
@@ -33,7 +34,10 @@ def target_rate_loss(
         ValueError: if a target lies outside (0, 1], their number is not that of the gates, or
             ``reduction`` is unknown.
     """
-    targets = [target] * len(z) if isinstance(target, int | float) else list(target)
+    each: list[Any] = [target] * len(z)
+    if isinstance(target, Iterable) and getattr(target, "ndim", 1) > 0:
+        each = list(target)
+    targets = [float(value) for value in each]
     for value in targets:
         if not 0 < value <= 1:
             raise ValueError(f"target must be above 0 and at most 1, got {value}")

@@ -9,19 +9,6 @@ from fastheads.ops import topk_indices
 from fastheads.targets import SparseTargets
 
 
-def check(scores: Tensor, targets: SparseTargets) -> None:
-    """Raises ValueError for scores and targets that do not fit together."""
-    if scores.ndim != 2 or not scores.is_floating_point():
-        raise ValueError(
-            f"scores must be a floating [N, L] matrix, got {scores.dtype} {list(scores.shape)}"
-        )
-    if targets.num_rows != scores.shape[0]:
-        raise ValueError(
-            f"targets must have one row for each of the {scores.shape[0]} rows of scores, "
-            f"got {targets.num_rows}"
-        )
-
-
 def annotated(labels: Tensor, targets: SparseTargets, num_labels: int) -> Tensor:
     """``[N, K]``, bool: whether each of ``labels`` (``[N, K]``, int64) is annotated in its row."""
     if not targets.indices.numel():
@@ -36,7 +23,7 @@ def annotated(labels: Tensor, targets: SparseTargets, num_labels: int) -> Tensor
 
 def top_hits(scores: Tensor, targets: SparseTargets, k: int) -> Tensor:
     """``[N, min(k, L)]``, bool: which of the best labels of each row are annotated, best first."""
-    check(scores, targets)
+    targets.check(scores, "scores")
     num_labels = scores.shape[1]
     return annotated(topk_indices(scores.detach(), min(k, num_labels)), targets, num_labels)
 

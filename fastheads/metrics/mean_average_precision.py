@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from fastheads.metrics.hits import average_precision, check, top_hits
+from fastheads.metrics.hits import average_precision, top_hits
 from fastheads.ops import topk_indices
 from fastheads.targets import SparseTargets
 
@@ -38,7 +38,12 @@ class MeanAveragePrecisionPerImage(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, targets: SparseTargets) -> None:
-        """Adds a batch of scores ``[N, L]``, floating, and the labels of its rows."""
+        """Adds a batch of scores ``[N, L]``, floating, and the labels of its rows.
+
+        Raises:
+            ValueError: if targets do not fit the scores; :meth:`SparseTargets.check` reads labels
+                on the CPU only.
+        """
         hits = top_hits(scores, targets, self.k)
         self.total += average_precision(hits, targets.counts).sum()
         self.images += (targets.counts > 0).sum()
@@ -77,8 +82,13 @@ class MeanAveragePrecisionPerLabel(Metric):
         self.add_state("positives", zeros, dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, targets: SparseTargets) -> None:
-        """Adds a batch of scores ``[N, L]``, floating, and the labels of its rows."""
-        check(scores, targets)
+        """Adds a batch of scores ``[N, L]``, floating, and the labels of its rows.
+
+        Raises:
+            ValueError: if scores do not have one column a label, or targets do not fit the scores;
+                :meth:`SparseTargets.check` reads labels on the CPU only.
+        """
+        targets.check(scores, "scores")
         if scores.shape[1] != self.num_labels:
             raise ValueError(
                 f"scores must have {self.num_labels} columns, one a label, got {scores.shape[1]}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fastheads.labels import Grouping
-from fastheads.metrics.hits import average_precision, check
+from fastheads.metrics.hits import average_precision
 from fastheads.metrics.mean_average_precision import merge_best_images, with_more_images
 from fastheads.metrics.top_k_accuracy import TopKAccuracy
 from fastheads.targets import SparseTargets
@@ -91,8 +91,13 @@ class PerVerticalAveragePrecision(Metric):
             self.add_state("positives", zeros, dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, targets: SparseTargets) -> None:
-        """Adds a batch of scores ``[N, L]``, floating, and the labels of its rows."""
-        check(scores, targets)
+        """Adds a batch of scores ``[N, L]``, floating, and the labels of its rows.
+
+        Raises:
+            ValueError: if scores do not have one column a label, or targets do not fit the scores;
+                :meth:`SparseTargets.check` reads labels on the CPU only.
+        """
+        targets.check(scores, "scores")
         if scores.shape[1] != self.num_labels:
             raise ValueError(
                 f"scores must have {self.num_labels} columns, one a label, got {scores.shape[1]}"

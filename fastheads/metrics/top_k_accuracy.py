@@ -32,7 +32,12 @@ class TopKAccuracy(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, targets: SparseTargets) -> None:
-        """Adds a batch of scores ``[N, L]``, floating, and the labels of its rows."""
+        """Adds a batch of scores ``[N, L]``, floating, and the labels of its rows.
+
+        Raises:
+            ValueError: if targets do not fit the scores; :meth:`SparseTargets.check` reads labels
+                on the CPU only.
+        """
         self.correct += top_hits(scores, targets, self.k).any(1).sum()
         self.images += (targets.counts > 0).sum()
 

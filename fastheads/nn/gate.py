@@ -42,8 +42,6 @@ class Gate(nn.Module):
     opening, both ``[N]``, float32 (float64 for float64); both NaN where the logits are.
     """
 
-    identity: Tensor
-
     def __init__(
         self,
         channels: int,
@@ -66,7 +64,6 @@ class Gate(nn.Module):
         self.fc1 = nn.Linear(channels, hidden)
         self.norm = nn.BatchNorm1d(hidden) if batch_norm else None
         self.fc2 = nn.Linear(hidden, 2)
-        self.register_buffer("identity", torch.eye(hidden), persistent=False)
         nn.init.kaiming_normal_(self.fc1.weight, nonlinearity="relu")
         nn.init.zeros_(self.fc1.bias)
         nn.init.normal_(self.fc2.weight, std=1e-3)  # so that all samples begin at the same rate
@@ -95,7 +92,8 @@ class Gate(nn.Module):
         if norm is not None and norm.training:
             # Statistics of a batch cannot be taken in; on normalised units the operator has a first
             # layer that does nothing.
-            x, weight, bias, running = self._normalized(x), self.identity, None, ()
+            x, bias, running = self._normalized(x), None, ()
+            weight = torch.eye(x.shape[1], dtype=fc2.weight.dtype, device=x.device)
         else:
             weight, bias, running = fc1.weight, fc1.bias, _running(norm)
         soft = self.soft and self.training
@@ -107,8 +105,8 @@ class Gate(nn.Module):
 
         No operator is called, so that nothing sees this that watches operators. A hook that has
         ``of_one``, from the probability to a decision, makes that. None where this does not go
-        (other hooks, samples, other than float32 on the CPU, a layer that is not plain): call the
-        gate then.
+        (other hooks, samples, float64, not on the CPU, a layer that is not plain): call the gate
+        then.
         """
         own = self.__dict__  # attributes of modules take longer
         norm, hooks, choose = own["_modules"].get("norm"), own["_forward_hooks"], None

@@ -25,7 +25,12 @@ class _Weights(ctypes.Structure):
         ("channels", ctypes.c_int64),
         ("hidden", ctypes.c_int64),
         ("eps", ctypes.c_float),
+        ("format", ctypes.c_int),
     ]
+
+
+# What is decided for here, as FloatFormat of csrc/cpu/float_format.h has it.
+_FORMATS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
 # Not CDLL: to let other threads run meanwhile takes longer than the call.
@@ -33,6 +38,7 @@ _decide = ctypes.PyDLL(str(Path(__file__).parents[1] / "libfastheads.so")).fasth
 _decide.argtypes = (
     ctypes.c_void_p,
     ctypes.c_void_p,
+    ctypes.c_int,
     ctypes.c_int64,
     ctypes.c_bool,
     ctypes.c_double,
@@ -64,11 +70,13 @@ class GateOfOne:
         self._channels, self._address = -1, 0
         hidden, channels = layers[0].shape
         shapes = [(hidden, channels), (hidden,), (2, hidden), (2,), *[(hidden,)] * 4]
-        plain = all(t.is_cpu and t.dtype == torch.float32 and t.is_contiguous() for t in layers)
-        if plain and [t.shape for t in layers] == shapes[: len(layers)]:
+        dtype = layers[0].dtype
+        plain = all(t.is_cpu and t.dtype == dtype and t.is_contiguous() for t in layers)
+        if plain and dtype in _FORMATS and [t.shape for t in layers] == shapes[: len(layers)]:
             pointers = dict(zip(_POINTERS, self.places, strict=False))
+            sizes = {"channels": channels, "hidden": hidden, "format": _FORMATS[dtype]}
             eps = 0.0 if norm is None else norm.eps
-            self._weights = _Weights(**pointers, channels=channels, hidden=hidden, eps=eps)
+            self._weights = _Weights(**pointers, **sizes, eps=eps)
             self._channels, self._address = channels, ctypes.addressof(self._weights)
 
     def __call__(self, x: Tensor, temperature: float) -> float | None:
@@ -76,7 +84,8 @@ class GateOfOne:
 
         None if ``x``, the weights or the temperature are for the operator.
         """
-        if x.dim() != 4 or x.dtype is not torch.float32 or not x.is_cpu:
+        number_format = _FORMATS.get(x.dtype)
+        if number_format is None or x.dim() != 4 or not x.is_cpu:
             return None
         _, channels, height, width = x.shape
         contiguous, pixels = x.is_contiguous(), height * width
@@ -84,7 +93,9 @@ class GateOfOne:
             return None
         if not (contiguous or x.is_contiguous(memory_format=torch.channels_last)):
             return None
-        return _decide(self._address, x.data_ptr(), pixels, not contiguous, temperature)
+        return _decide(
+            self._address, x.data_ptr(), number_format, pixels, not contiguous, temperature
+        )
 
 
 def places(modules: dict[str, Any]) -> tuple[float, ...]:

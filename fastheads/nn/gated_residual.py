@@ -60,7 +60,8 @@ class GatedResidual(nn.Module):
     Attributes:
         last_executed: samples that the branch ran on in the last eager call, padding included.
         leads: what this block returns is read by one more gated block alone, which need not take
-            the means of channels that are known here; set by :func:`gate_model`.
+            the means of channels that are known here; set by :func:`gate_model`. In inference mode
+            it takes them nevertheless: nothing there tells whether the tensor has changed since.
     """
 
     place = ""  # in a network, for messages
@@ -289,14 +290,18 @@ def _is_plain(gate: nn.Module) -> bool:
 
 
 def _set_means(y: Tensor, means: Tensor) -> None:
-    """Keeps the means of channels with ``y``, for the one that reads it next."""
-    y.__dict__["channel_means"] = (means, None if y.is_inference() else y._version)
+    """Keeps the means of channels with ``y``, for the one that reads it next.
+
+    Not in inference mode, where no version tells whether ``y`` has changed since.
+    """
+    if not y.is_inference():
+        y.__dict__["channel_means"] = (means, y._version)
 
 
 def _known_means(x: Tensor) -> Tensor:
     """The means of channels that were kept with ``x``, once; else ``x``."""
-    means, version = x.__dict__.pop("channel_means", (x, None))
-    return x if version is not None and version != x._version else means
+    means, version = x.__dict__.pop("channel_means", (None, None))
+    return x if means is None or version != x._version else means
 
 
 def _laid_out(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch._C import (
     _are_functorch_transforms_active,
     _AutoDispatchBelowAutograd,
 )
+from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling
 
 
@@ -35,15 +36,26 @@ def trains_eagerly(x: Tensor) -> bool:
     """Whether an operator may be entered by a ``torch.autograd.Function`` of its own.
 
     That takes a quarter of the time of what ``register_autograd`` makes, which compilers, tracers
-    and transforms need.
+    and transforms need. Its backward may look at values, which fakes do not have.
     """
     return (
         is_grad_enabled()
         and type(x) is Tensor
         and not is_compiling()
+        and not x.is_meta
         and not torch._C._get_tracing_state()
+        and not torch._C._len_torch_dispatch_stack()
         and not _are_functorch_transforms_active()
     )
+
+
+def written(*tensors: Tensor) -> None:
+    """Tells autograd that an operator has overwritten tensors: what it saved of them is no more.
+
+    Below the dispatcher's autograd nobody does; compilers do it themselves.
+    """
+    if not is_compiling():
+        increment_version(tensors)
 
 
 def once_differentiable(
@@ -103,12 +115,20 @@ def sum_dtype(x: Tensor) -> torch.dtype:
 
 def autocast(x: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """The inputs of a linear layer as autocast has them on the device of ``x``."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not autocasts(x):
         return x, *others
-    dtype = torch.get_autocast_dtype(device)
-    # As PyTorch's own casts, which leave double alone.
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, *others))
+    dtype = torch.get_autocast_dtype(x.device.type)
+    # As PyTorch's own casts, which leave double and what is not floating alone.
+    return tuple(
+        t if t is None or t.dtype == torch.float64 or not t.is_floating_point() else t.to(dtype)
+        for t in (x, *others)
+    )
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on for the device of ``x``; some, as meta, do not know it."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def any_layout(*names: str) -> None:

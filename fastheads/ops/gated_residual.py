@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .dispatch import any_layout, call, once_differentiable
+from .dispatch import any_layout, call, once_differentiable, written
 
 _OP = torch.ops.fastheads.gated_residual.default  # found once: see call
 
@@ -87,6 +87,7 @@ def gated_residual_(x: Tensor, f: Tensor, z: Tensor, *, relu: bool = False) -> N
     """
     _check_no_gradient("gated_residual_", x, f, z)
     torch.ops.fastheads.gated_residual_.default(x, f, z, relu)
+    written(x)
 
 
 def gated_residual_scatter_(
@@ -124,12 +125,14 @@ def gated_residual_scatter_(
 
     Not differentiable. Deterministic.
     """
-    _check_no_gradient("gated_residual_scatter_", x, f)
+    outputs = (x,) if mean is None else (x, mean)
+    _check_no_gradient("gated_residual_scatter_", f, *outputs)
     torch.ops.fastheads.gated_residual_scatter_.default(x, f, active, count, mean, relu)
+    written(*outputs)
 
 
-def _check_no_gradient(op: str, x: Tensor, *others: Tensor) -> None:
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *others)):
+def _check_no_gradient(op: str, *tensors: Tensor) -> None:
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         raise RuntimeError(
             f"{op}: no input must require a gradient, since x is overwritten; use gated_residual, "
             "or torch.no_grad()"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fastheads.ops.dispatch import call, once_differentiable, sum_dtype
+from fastheads.ops.dispatch import call, once_differentiable, sum_dtype, trains_eagerly
 from fastheads.targets import SparseTargets
 
 
@@ -59,8 +59,7 @@ def multilabel_margin(logits: Tensor, targets: SparseTargets, scale: float = 1.0
             f"got {targets.values.numel()}"
         )
     arguments = logits, targets.indices, targets.offsets
-    needed = torch.is_grad_enabled() and logits.requires_grad
-    if needed and logits.device.type == "cpu" and not torch.compiler.is_compiling():
+    if logits.requires_grad and logits.is_cpu and trains_eagerly(logits):
         return _InOnePass.apply(*arguments, scale)
     return _total(call(torch.ops.fastheads.multilabel_margin.default, *arguments), scale, logits)
 

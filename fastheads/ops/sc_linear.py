@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.flop_counter import register_flop_formula
 
-from .dispatch import autocast, once_differentiable
+from .dispatch import autocast, autocasts, once_differentiable, written
 from .sc_linear_gradients import conditional_backward, save_conditional
 
 
@@ -139,7 +139,9 @@ def sc_linear_(
         ``y``.
 
     Raises:
-        RuntimeError: if shapes, offsets, dtypes or devices disagree.
+        RuntimeError: if shapes, offsets, dtypes or devices disagree, or ``y`` overlaps what is
+            read, or itself.
+        ValueError: if ``accumulate`` is False where gradients are recorded.
 
     Differentiable in ``y``, ``x``, ``weight``, ``bias`` and ``generic``. Under autocast, inputs are
     cast as by :func:`sc_linear`, ``y`` is not. With gradients, and where autocast leaves ``y`` in
@@ -152,10 +154,10 @@ def sc_linear_(
     )
     if wanted and not accumulate:
         raise ValueError("sc_linear_: accumulate must be True where gradients are wanted")
-    casting = y.is_floating_point() and torch.is_autocast_enabled(y.device.type)
-    casts = casting and y.dtype != x.dtype
+    casts = y.is_floating_point() and y.dtype != x.dtype and autocasts(y)
     if not wanted and not casts:
         torch.ops.fastheads.sc_linear_.default(y, *inputs, in_offsets, out_offsets, accumulate)
+        written(y)
         return y
     product = torch.ops.fastheads.sc_linear.default(*inputs, in_offsets, out_offsets)
     if y.shape != product.shape or (y.dtype != x.dtype and not casts):

@@ -88,11 +88,19 @@ def chunks(
     return found
 
 
-@lru_cache(maxsize=64)
 def on_device(offsets: tuple[int, ...], device: torch.device) -> Tensor:
     """The offsets as a tensor; kept, because a copy to a GPU waits and no graph can hold it."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return _as_tensor(offsets, device)  # it may be a fake
+    return _kept(offsets, device)
+
+
+def _as_tensor(offsets: tuple[int, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(offsets, dtype=torch.int64, device=device)
+
+
+_kept = lru_cache(maxsize=64)(_as_tensor)
 
 
 class Layer:

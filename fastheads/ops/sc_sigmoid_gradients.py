@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastheads.memory import new_empty
-from fastheads.ops.dispatch import once_differentiable, sum_dtype
+from fastheads.ops.dispatch import once_differentiable, sum_dtype, trains_eagerly
 from fastheads.ops.sc_sigmoid_chunks import Chunk, Kernel, Layer, chunks
 
 SCHEMA = """(Tensor x, Tensor? weight, Tensor? bias, Tensor? generic, Tensor? gamma,
@@ -165,9 +165,9 @@ class _Loss(torch.autograd.Function):
 
 def loss_with_gradients(*arguments: Any) -> Tensor:
     """The loss of the operator's arguments, as a function that autograd knows."""
-    if torch.compiler.is_compiling():
-        return torch.ops.fastheads.sc_sigmoid_loss.default(*arguments)[0]
-    return _Loss.apply(*arguments)
+    if trains_eagerly(arguments[0]):
+        return _Loss.apply(*arguments)
+    return torch.ops.fastheads.sc_sigmoid_loss.default(*arguments)[0]
 
 
 @register_flop_formula(torch.ops.fastheads.sc_sigmoid_loss)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fastheads.ops.dispatch import autocast, sum_dtype
+from fastheads.ops.dispatch import autocast, sum_dtype, written
 from fastheads.ops.sc_linear import sc_linear_reference
 from fastheads.ops.sc_sigmoid_chunks import ROW_BLOCK, on_device
 from fastheads.ops.sc_sigmoid_gradients import loss_with_gradients
@@ -160,16 +160,15 @@ def loss_of(
     gamma, label_bias, label_weights = parameters
     gamma_per_label, normalize, reduction, scratch_bytes, with_loss = settings
     labels, groups = out_offsets[-1], len(out_offsets) - 1
-    if targets.num_rows != x.shape[0]:
-        raise ValueError(
-            f"targets must have one row for each of the {x.shape[0]} rows of x, "
-            f"got {targets.num_rows}"
-        )
+    _check_targets("logits" if weight is None else "x", x, targets)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
     for name, tensor in [("label_bias", label_bias), ("label_weights", label_weights)]:
         if tensor is not None and tensor.shape != (labels,):
             raise ValueError(f"{name} must be [{labels}], got {list(tensor.shape)}")
+    for name, tensor in zip(("gamma", "label_bias", "label_weights"), parameters, strict=True):
+        if tensor is not None and not tensor.is_floating_point():
+            raise ValueError(f"{name} must be floating, got {tensor.dtype}")
     per_label = _per_label(gamma, gamma_per_label, groups, labels)
     differentiable = (x, weight, bias, generic, gamma, label_bias)
     grad = torch.is_grad_enabled()
@@ -213,17 +212,42 @@ def sc_sigmoid_loss_logits_(
         ``[B, M]`` float64: the loss of each row and group.
 
     Raises:
-        RuntimeError: if shapes, dtypes or devices disagree or the targets are no distinct,
-            ascending labels (on CUDA the loss is NaN instead).
+        ValueError: if ``logits`` is no matrix of N columns, or ``gamma`` has another shape.
+        RuntimeError: if other shapes, dtypes or devices disagree, the targets are no distinct,
+            ascending labels (on CUDA the loss is NaN instead), or gradients are recorded.
 
     Not differentiable. Deterministic.
     """
+    check_offsets(out_offsets)
+    if logits.ndim != 2 or logits.shape[1] != out_offsets[-1]:
+        raise ValueError(f"logits must be [B, {out_offsets[-1]}], got {list(logits.shape)}")
+    if torch.is_grad_enabled() and logits.requires_grad:
+        raise RuntimeError(
+            "sc_sigmoid_loss_logits_: logits must not require a gradient, since they are "
+            "overwritten; use fastheads.losses.self_paced_sigmoid_cross_entropy, or torch.no_grad()"
+        )
     per_label = _per_label(gamma, gamma_per_label, len(out_offsets) - 1, logits.shape[1])
-    return torch.ops.fastheads.sc_sigmoid_loss_logits_.default(
+    found = torch.ops.fastheads.sc_sigmoid_loss_logits_.default(
         logits, targets.indices, targets.offsets, targets.values,
         on_device(tuple(out_offsets), logits.device), logits.shape[1], gamma, label_bias,
         label_weights, per_label, normalize, True, True, scale, False, False,
-    )[0][0]  # fmt: skip
+    )  # fmt: skip
+    written(logits)
+    return found[0][0]
+
+
+def _check_targets(name: str, x: Tensor, targets: SparseTargets) -> None:
+    if targets.num_rows != x.shape[0]:
+        raise ValueError(
+            f"targets must have one row for each of the {x.shape[0]} rows of {name}, "
+            f"got {targets.num_rows}"
+        )
+    values = targets.values
+    if values is not None and (values.shape != targets.indices.shape or values.is_complex()):
+        raise ValueError(
+            f"values of targets must be {list(targets.indices.shape)} numbers, "
+            f"got {values.dtype} {list(values.shape)}"
+        )
 
 
 def _scale(reduction: str, rows: int, labels: int) -> float:
@@ -244,7 +268,7 @@ def _per_label(gamma: Tensor | None, given: bool | None, groups: int, labels: in
 
 def check_offsets(out_offsets: Sequence[int]) -> None:
     """Raises ValueError for what are no offsets of groups."""
-    if out_offsets[0] != 0 or any(a > b for a, b in pairwise(out_offsets)):
+    if not out_offsets or out_offsets[0] != 0 or any(a > b for a, b in pairwise(out_offsets)):
         raise ValueError(f"out_offsets must ascend from 0, got {list(out_offsets)[:9]}")
 
 

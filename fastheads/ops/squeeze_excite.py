@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from .dispatch import any_layout, call, once_differentiable, sum_dtype, trains_eagerly
+from .dispatch import (
+    any_layout,
+    call,
+    once_differentiable,
+    sum_dtype,
+    trains_eagerly,
+    written,
+)
 
 # Their places are the codes of the operator.
 _INNER = {
@@ -173,6 +180,7 @@ def squeeze_excite_(
         *(*tensors, _code("inner", inner, _INNER), _code("gate", gate, _GATE), relu),
         *(running_mean, running_var, eps),
     )
+    written(x)
     return x
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from .dispatch import written
+
 
 def topk_indices_reference(scores: Tensor, k: int) -> Tensor:
     """:func:`topk_indices` in plain PyTorch: a stable sort, then one that moves NaN to the end."""
@@ -82,6 +84,7 @@ def topk_confusion_(counts: Tensor, top: Tensor, indices: Tensor, offsets: Tenso
     Exact and deterministic. On CUDA the check of the labels waits for the device.
     """
     torch.ops.fastheads.topk_confusion_.default(counts, top, indices, offsets)
+    written(counts)
 
 
 def topk_co_detection_(counts: Tensor, top: Tensor) -> None:
@@ -102,6 +105,7 @@ def topk_co_detection_(counts: Tensor, top: Tensor) -> None:
     Exact and deterministic. On CUDA the check of the labels waits for the device.
     """
     torch.ops.fastheads.topk_co_detection_.default(counts, top)
+    written(counts)
 
 
 @torch.library.register_fake("fastheads::topk_indices")

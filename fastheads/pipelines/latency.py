@@ -20,7 +20,7 @@ from fastheads.pipelines.frozen import channels_last
 WARM_UP = 16  # batches at most that are not timed
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def latency(
     networks: Mapping[str, nn.Module | Callable[[Tensor], Any]],
     images: Tensor,

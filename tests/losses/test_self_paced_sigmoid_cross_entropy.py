@@ -138,7 +138,7 @@ def test_compile():
         (dict(logits=torch.zeros(6, 40, dtype=torch.int64)), "logits must be a floating"),
         (dict(out_offsets=[0, 5]), "out_offsets must end at the 40 columns of logits, got 5"),
         (dict(out_offsets=[0, 50, 40]), "out_offsets must ascend from 0"),
-        (dict(logits=torch.zeros(5, 40)), "one row for each of the 5 rows of x, got 6"),
+        (dict(logits=torch.zeros(5, 40)), "one row for each of the 5 rows of logits, got 6"),
         (dict(reduction="none"), "reduction must be one of"),
         (dict(gamma=torch.zeros(3)), r"gamma must be \[4\], one per group, or \[40\]"),
     ],

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastheads.losses import sigmoid_cross_entropy
@@ -91,6 +91,34 @@ def test_extreme_logits():
     assert logits.grad.tolist() == [[0.0, 0.0], [1.0, -1.0], [1.0, 0.0]]
 
 
+def test_large_logit_of_a_target_takes_no_digits():
+    logits = torch.full((1, 100_000), -11.0)
+    logits[0, 5] = 1e6
+    loss = sigmoid_cross_entropy(logits, SparseTargets.from_lists([[5]]))
+    assert loss.item() == pytest.approx(99_999 * math.log1p(math.exp(-11)), rel=1e-5)
+
+
+@example(20.0, 1.0)
+@given(st.floats(-100, 100), st.floats(0, 1))
+def test_digits_of_one_label(logit, value):
+    """As exact as softplus in float32, also where softplus(z) and y z are nearly the same."""
+    z, y = torch.tensor([[logit]]), torch.tensor([value])
+    loss = sigmoid_cross_entropy(z, SparseTargets(torch.tensor([0]), torch.tensor([0, 1]), y))
+    zero = torch.zeros((), dtype=torch.float64)
+    up, down = (torch.logaddexp(sign * z.double(), zero) for sign in (1, -1))
+    expected = ((1 - y.double()) * up + y * down).sum()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-37)
+
+
+def test_dropped_labels():
+    """Minus infinity at labels that are no targets: no loss and no gradient."""
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf], [-torch.inf] * 3], requires_grad=True)
+    loss = sigmoid_cross_entropy(logits, SparseTargets.from_lists([[1], []]), "none")
+    assert loss.tolist() == pytest.approx([math.log(2), 0.0])
+    loss.sum().backward()
+    assert logits.grad.tolist() == [[0.0, -0.5, 0.0], [0.0, 0.0, 0.0]]
+
+
 def test_transposed_logits():
     logits, targets = draw(6, 5)
     column_major = logits.T.contiguous().T
@@ -114,6 +142,26 @@ def test_rejects(logits, rows, reduction, message):
         sigmoid_cross_entropy(logits, SparseTargets.from_lists(rows), reduction)
 
 
-def test_rejects_label_out_of_range():
-    with pytest.raises(IndexError):
-        sigmoid_cross_entropy(torch.zeros(2, 3), SparseTargets.from_lists([[3], [0]]))
+@pytest.mark.parametrize(
+    "indices, offsets, values, message",
+    [
+        ([-1], [0, 1, 1], None, "targets must hold labels from 0 to 4, got -1 at 0 in row 0"),
+        ([0, 5], [0, 1, 2], None, "targets must hold labels from 0 to 4, got 5 at 1 in row 1"),
+        ([2, 0, 2], [0, 3, 3], None, "targets must be distinct within a row, got 2 after 2"),
+        ([0, 1], [0, 1, 1], None, "ascend from 0 to the 2 entries of indices, got 1 at 2"),
+        ([0, 1], [0, 2, 2], [0.5], r"values of targets must be floating \[2\].*\[1\]"),
+    ],
+)
+def test_rejects_targets(indices, offsets, values, message):
+    values = None if values is None else torch.tensor(values)
+    targets = SparseTargets(torch.tensor(indices), torch.tensor(offsets), values)
+    with pytest.raises(ValueError, match=message):
+        sigmoid_cross_entropy(torch.zeros(2, 5), targets)
+
+
+def test_labels_in_any_order():
+    logits, targets = draw(5, 40, soft=True)
+    turned = [part.flip(0) for part in torch.split(targets.indices, targets.counts.tolist())]
+    values = [part.flip(0) for part in torch.split(targets.values, targets.counts.tolist())]
+    other = targets._replace(indices=torch.cat(turned), values=torch.cat(values))
+    assert torch.equal(sigmoid_cross_entropy(logits, other), sigmoid_cross_entropy(logits, targets))

@@ -61,3 +61,26 @@ def test_accumulates_in_float32():
     assert loss.dtype == torch.float32
     expected = softmax_cross_entropy(half.double(), targets)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    "indices, message",
+    [
+        ([-1, 0], "targets must hold labels from 0 to 4, got -1 at 0 in row 0"),
+        ([0, 5], "targets must hold labels from 0 to 4, got 5 at 1 in row 0"),
+        ([2, 2], "targets must be distinct within a row, got 2 after 2 in row 0"),
+    ],
+)
+def test_rejects_targets(indices, message):
+    targets = SparseTargets(torch.tensor(indices), torch.tensor([0, 2, 2]))
+    with pytest.raises(ValueError, match=message):
+        softmax_cross_entropy(torch.zeros(2, 5), targets)
+
+
+def test_labels_in_any_order():
+    logits = torch.randn(1, 5, generator=torch.Generator().manual_seed(0))
+    sums = [
+        softmax_cross_entropy(logits, SparseTargets(torch.tensor(order), torch.tensor([0, 2])))
+        for order in ([1, 3], [3, 1])
+    ]
+    torch.testing.assert_close(*sums)

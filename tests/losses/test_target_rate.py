@@ -1,3 +1,7 @@
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -29,6 +33,27 @@ def test_formula(gates, images, target, seed):
     (grad,) = torch.autograd.grad(loss, z)
     expected = (2 * (rates - target) / images)[:, None].expand_as(drawn)
     torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize(
+    "number", [np.float32, np.float64, np.array, torch.tensor, Fraction, Decimal]
+)
+@pytest.mark.parametrize("reduction", ["sum", "mean", "total"])
+def test_any_real_number(number, reduction):
+    z = [torch.tensor([1.0, 0, 0, 0]), torch.ones(2)]
+    expected = target_rate_loss(z, 0.5, reduction)
+    assert torch.equal(target_rate_loss(z, number(0.5), reduction), expected)
+    assert torch.equal(target_rate_loss(z, [number(0.5)] * 2, reduction), expected)
+    with pytest.raises(ValueError, match=r"target must be above 0 and at most 1, got 1.5"):
+        target_rate_loss(z, number(1.5))
+
+
+@pytest.mark.parametrize("make", [np.array, torch.tensor, tuple])
+def test_any_vector(make):
+    z = [torch.ones(2), torch.zeros(2)]
+    assert target_rate_loss(z, make([0.5, 1.0])).item() == pytest.approx(1.25)
+    with pytest.raises(ValueError, match="one for each of the 2 gates, got 1"):
+        target_rate_loss(z, make([0.5]))
 
 
 @pytest.mark.parametrize("target", [0.0, -0.1, 1.01, float("nan")])

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MultilabelAveragePrecision
 from torchmetrics.retrieval import RetrievalMAP
 
-from fastheads.metrics import MeanAveragePrecisionPerImage, MeanAveragePrecisionPerLabel
+from fastheads.labels import Grouping
+from fastheads.metrics import (
+    MeanAveragePrecisionPerImage,
+    MeanAveragePrecisionPerLabel,
+    PerVerticalAveragePrecision,
+    TopKAccuracy,
+)
 from fastheads.targets import SparseTargets
 
 
@@ -192,3 +198,22 @@ def test_rejects():
             metric.update(torch.zeros(2, 3), targets)
         with pytest.raises(ValueError, match=r"scores must be a floating \[N, L\] matrix"):
             metric.update(torch.zeros(3), targets)
+
+
+@pytest.mark.parametrize(
+    "indices, offsets, message",
+    [
+        ([5], [0, 1, 1], "targets must hold labels from 0 to 4, got 5 at 0 in row 0"),
+        ([2, -1], [0, 1, 2], "targets must hold labels from 0 to 4, got -1 at 1 in row 1"),
+        ([3, 0], [0, 2, 2], "distinct and ascend within a row, got 0 after 3 in row 0"),
+        ([3, 3], [0, 0, 2], "distinct and ascend within a row, got 3 after 3 in row 1"),
+        ([3, 3], [0, 1, 1], "ascend from 0 to the 2 entries of indices, got 1 at 2"),
+        ([3, 3], [0, 3, 2], "ascend from 0 to the 2 entries of indices, got 2 at 2"),
+    ],
+)
+def test_rejects_targets(indices, offsets, message):
+    vertical = Grouping(np.zeros(5))
+    targets = SparseTargets(torch.tensor(indices), torch.tensor(offsets))
+    for metric in (*metrics(5, 2), TopKAccuracy(1), PerVerticalAveragePrecision(vertical)):
+        with pytest.raises(ValueError, match=message):
+            metric.update(torch.tensor([[0.0, 1, 2, 3, 4], [5.0, 1, 2, 3, 4]]), targets)

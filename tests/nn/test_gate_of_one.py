@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastheads.nn import Gate
 
+FORMATS = (torch.float32, torch.float16, torch.bfloat16)
+
 
 def random_gate(channels: int, hidden: int, batch_norm: bool = True, seed: int = 0) -> Gate:
     """One that opens for about half of random samples."""
@@ -22,7 +24,7 @@ def random_gate(channels: int, hidden: int, batch_norm: bool = True, seed: int =
     gate = Gate(channels, hidden, batch_norm=batch_norm, rate=0.5).eval()
     with torch.no_grad():
         for tensor in (*gate.parameters(), *gate.buffers()):
-            if tensor.is_floating_point() and tensor is not gate.identity:
+            if tensor.is_floating_point():
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) - 0.5)
         if gate.norm is not None:
             gate.norm.running_var.abs_()
@@ -41,11 +43,13 @@ def decided(gate: Gate, x: Tensor) -> float | None:
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
     st.booleans(),
     st.booleans(),
+    st.sampled_from(FORMATS),
+    st.sampled_from(FORMATS),
     st.integers(0, 9),
 )
-def test_is_what_a_call_gives(channels, hidden, size, batch_norm, last, seed):
-    gate = random_gate(channels, hidden, batch_norm, seed)
-    x = torch.randn(8, channels, *size, generator=torch.Generator().manual_seed(seed))
+def test_is_what_a_call_gives(channels, hidden, size, batch_norm, last, of_x, of_gate, seed):
+    gate = random_gate(channels, hidden, batch_norm, seed).to(of_gate)
+    x = torch.randn(8, channels, *size, generator=torch.Generator().manual_seed(seed)).to(of_x)
     x = x.to(memory_format=torch.channels_last) if last else x
     with torch.no_grad():
         ones = [x[i : i + 1] for i in range(8)]
@@ -181,7 +185,7 @@ def test_leaves_to_a_call_what_is_not_plain():
     gate, x = random_gate(4, 3), torch.rand(1, 4, 2, 2)
     assert decided(gate, x) is not None
     assert gate.decide_one(x) is None  # a gradient is recorded
-    strange = [x.repeat(2, 1, 1, 1), x[:, :, 0, 0], x.double(), x.bfloat16(), x[:, :, :0]]
+    strange = [x.repeat(2, 1, 1, 1), x[:, :, 0, 0], x.double(), x.to(torch.complex64), x[:, :, :0]]
     strange += [x[:, :3], torch.rand(1, 4, 4, 4)[:, :, ::2, ::2], nn.Parameter(x)]
     assert [decided(gate, each) for each in strange] == [None] * len(strange)
     with FlopCounterMode(display=False):
