@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         print("fastheads:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, ImportError, OSError) as error:
         print(f"fastheads: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

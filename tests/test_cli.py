@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from fastheads.cli import main
+from fastheads.cli import COMMANDS, main
 from fastheads.presets import PRESETS
 
 TINY = """
@@ -257,3 +257,13 @@ def test_as_a_program(tmp_path):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("fastheads: ") and done.stderr.count("\n") == 1
+
+
+def test_a_library_that_is_not_installed(capsys, monkeypatch):
+    def report(options):
+        raise ModuleNotFoundError("model 'timm:resnet18' needs timm, which is not installed")
+
+    monkeypatch.setitem(COMMANDS, "report", (*COMMANDS["report"][:2], report))
+    status, errors = fails(capsys, "report", "/nowhere")
+    assert status == 1
+    assert errors == "fastheads: model 'timm:resnet18' needs timm, which is not installed\n"

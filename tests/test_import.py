@@ -16,19 +16,20 @@ HEAVY = "torchvision scipy sklearn matplotlib PIL lightning_fabric torchmetrics 
 # What each part may import, besides itself. Nothing imports what is not listed before it.
 LABELS = {"labels", "targets", "hierarchy"}
 ALLOWED = {
+    "ranges": set(),
     "labels": set(),
     "targets": set(),
     "hierarchy": {"labels", "targets"},
     "memory": set(),
     "ops": {"memory", *LABELS},
-    "data": LABELS,
+    "data": {"ranges", *LABELS},
     "report": LABELS,
     "nn": {"ops", *LABELS},
     "losses": {"ops", *LABELS},
     "metrics": {"ops", *LABELS},
     "models": {"ops", "nn", "losses", "metrics", *LABELS},
     "clustering": {"ops", "nn", "losses", "metrics", *LABELS},
-    "training": {"ops", "nn", "losses", "metrics", "models", "clustering", *LABELS},
+    "training": {"ranges", "ops", "nn", "losses", "metrics", "models", "clustering", *LABELS},
 }
 ALLOWED["pipelines"] = {*ALLOWED, "__init__"}  # __init__ for the version
 ALLOWED["cli"] = {*ALLOWED, "presets", "__init__"}
@@ -53,7 +54,7 @@ def imported_parts(path):
                 yield inner if known else "__init__"
 
 
-TOP = [PACKAGE / f"{name}.py" for name in ("labels", "targets", "hierarchy", "memory", "cli")]
+TOP = [PACKAGE / f"{name}.py" for name in [*(LABELS | {"ranges"}), "memory", "cli"]]
 MODULES = [*sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("*.py"))), *TOP]
 
 

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from fastheads.ranges import check_range
+
 
 @dataclass(frozen=True)
 class Normalize:
@@ -29,8 +31,19 @@ class Normalize:
     std: tuple[float, ...] = (0.5,)
 
     def __post_init__(self) -> None:
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {self.std}")
+        for name in ("mean", "std"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must hold at least one number, got ()")
+        check_range(self, "std", above=0)
+
+    def check_channels(self, channels: int) -> None:
+        """ValueError unless there is a number for each of the channels, or one for all."""
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, channels):
+                raise ValueError(
+                    f"{name} must hold one number for all channels, or one for each of the "
+                    f"{channels}, got {getattr(self, name)}"
+                )
 
     def __call__(self, images: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
@@ -79,9 +92,9 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be positive and ascending, got {self.scale}")
-        for name in ("blur", "flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0 to 1, got {getattr(self, name)}")
+        check_range(self, "degrees", "noise", least=0)
+        check_range(self, "shear", least=0, below=90)
+        check_range(self, "translate", "blur", "contrast", "flip", least=0, most=1)
         if self.padding not in {"zeros", "border", "reflection"}:
             raise ValueError(
                 f"padding must be 'zeros', 'border' or 'reflection', got {self.padding!r}"

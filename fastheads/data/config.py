@@ -12,6 +12,16 @@ from fastheads.data.images import Data
 from fastheads.data.open_images import load_open_images
 from fastheads.data.table import load_table
 from fastheads.labels import LabelSpace
+from fastheads.ranges import check_seeds
+
+# Of glyphs alone, with the values that some command has by default: whoever asks for another kind
+# of data did not ask for these.
+_GLYPHS_ONLY: dict[str, tuple[Any, ...]] = {
+    "fonts": ("default",),
+    "scripts": (None, ("Greek", "Cyrillic"), ("Latin",)),
+    "limit_labels": (None, 400),
+    "min_faces": (4,),
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,12 @@ class DataConfig:
             raise ValueError(f"path must be given for kind {self.kind!r}")
         if self.kind == "glyphs" and self.path is not None:
             raise ValueError(f"path must be absent for kind 'glyphs', got {str(self.path)!r}")
+        for name, defaults in _GLYPHS_ONLY.items():
+            if self.kind != "glyphs" and getattr(self, name) not in defaults:
+                raise ValueError(
+                    f"{name} must be absent for kind {self.kind!r}, got {getattr(self, name)!r}"
+                )
+        check_seeds(self, "seed")
 
 
 def load_data(

@@ -177,7 +177,7 @@ def _label_space(root: Path, names: dict[str, str], known: set[str]) -> LabelSpa
     parents: dict[str, list[str]] = defaultdict(list)
     vertical: dict[str, str] = {}
     try:
-        _walk(json.loads(found[0].read_text()), MADE, names, parents, vertical)
+        _walk(json.loads(found[0].read_text(encoding="utf-8")), MADE, names, parents, vertical)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{found[0].name} must be a tree of LabelName, Subcategory and Part, got {error!r}"

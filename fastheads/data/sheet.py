@@ -58,6 +58,8 @@ def write_sheet(dataset: ImageDataset, path: Path, count: int = 128, seed: int =
     path = Path(path)
     if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
         raise ValueError(f"path must end in .png, .jpg or .webp, got {path.name!r}")
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
     picked = np.random.default_rng(seed).permutation(len(dataset))[:count].tolist()
     images, targets = dataset.__getitems__(picked)
     rows = targets.tolist()

@@ -11,6 +11,7 @@ from fastheads.data.folder import load_folder
 from fastheads.data.mixed import load_mixed
 from fastheads.data.stanford_dogs import load_stanford_dogs
 from fastheads.data.streamed import BASE_PARTS, StreamData
+from fastheads.ranges import check_seeds
 
 __all__ = ["StreamData", "StreamDataConfig", "load_stream"]
 
@@ -73,6 +74,11 @@ class StreamDataConfig:
                 raise ValueError(
                     f"{name} must be absent for kind 'composed_glyphs', got {str(given)!r}"
                 )
+        for name in ("fonts", "scripts", "limit_labels", "limit_kinds", "min_faces"):
+            given = getattr(self, name)
+            if self.kind != "composed_glyphs" and given != getattr(StreamDataConfig, name):
+                raise ValueError(f"{name} must be absent for kind {self.kind!r}, got {given!r}")
+        check_seeds(self, "seed")
 
 
 def load_stream(config: StreamDataConfig, progress: bool = True) -> StreamData:

@@ -56,6 +56,11 @@ def read_rows(
             f"column {lacking[0]!r} must be in {path.name}, "
             f"which has {join_names(table.column_names, limit=20)}"
         )
+    if twice := [name for name in columns if table.column_names.count(name) > 1]:
+        raise ValueError(
+            f"column {twice[0]!r} must be in {path.name} once, "
+            f"which has {join_names(table.column_names, limit=20)}"
+        )
     if not table.num_rows:
         raise ValueError(f"path must be a table with rows, got an empty {path.name}")
     labels = []
@@ -97,4 +102,6 @@ def _labels(cell: Any, separator: str | None) -> list[str]:
         cell = cell.split(separator) if separator else [cell]
     elif not isinstance(cell, list):
         cell = [cell]
+    if any(isinstance(each, dict | list) for each in cell):
+        return []  # no names
     return [name for name in (str(each).strip() for each in cell if each is not None) if name]

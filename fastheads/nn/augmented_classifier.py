@@ -107,8 +107,9 @@ class ConditionalClassifier(nn.Module):
             than the widest, and the label of each, int64, in the same shape.
         """
         chosen = self.group_mass(hidden).topk(self.num_chosen, 1).indices
-        shape = (len(hidden), self.num_chosen, self.widest)
-        logits = hidden.new_full(shape, -torch.inf)
+        shape, free = (len(hidden), self.num_chosen, self.widest), self.bounds[-1]
+        rest = F.linear(hidden, self.classifier.weight[free:], self.classifier.bias[free:])
+        logits = rest.new_full(shape, -torch.inf)  # autocast has a dtype of its own
         labels = self.heads.permutation.new_zeros(shape)
         for group in chosen.unique().tolist():
             rows, slot = (chosen == group).nonzero(as_tuple=True)
@@ -117,11 +118,9 @@ class ConditionalClassifier(nn.Module):
             part = F.linear(hidden[rows], weight, bias) + self.heads.head(group, features[rows])
             logits[rows, slot, : b - a] = part
             labels[rows, slot, : b - a] = self.heads.permutation[a:b]
-        free = self.bounds[-1]
-        weight, bias = self.classifier.weight[free:], self.classifier.bias[free:]
-        rest = self.heads.permutation[free:].expand(len(hidden), -1)
-        logits = torch.cat([logits.flatten(1), F.linear(hidden, weight, bias)], 1)
-        return logits, torch.cat([labels.flatten(1), rest], 1)
+        logits = torch.cat([logits.flatten(1), rest], 1)
+        free_labels = self.heads.permutation[free:].expand(len(hidden), -1)
+        return logits, torch.cat([labels.flatten(1), free_labels], 1)
 
 
 def _permuted(classifier: nn.Linear, order: Tensor) -> nn.Linear:

@@ -142,8 +142,9 @@ def gate_model(
         mode: of the gated blocks.
         inplace: without gradients a block may write its result over its input, which saves memory
             and time, where nothing else reads what goes from block to block.
-        exact: batches give the bits of single images, whatever is skipped; without, up to rounding,
-            and for less time.
+        exact: all modes give the same bits for a batch, whatever is skipped; without, up to
+            rounding, and for less time. Another batch size may round otherwise, as it may without
+            gates.
 
     Returns:
         What got a gate, and what not and why.

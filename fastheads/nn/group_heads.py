@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastheads.labels import Grouping
+from fastheads.nn.group_ordered import GroupOrdered
 from fastheads.nn.standardize import Standardize
 
 
-class GroupHeads(nn.Module):
+class GroupHeads(GroupOrdered):
     """One specialist head a group: a stack of ReLU layers, then weights to the group's labels.
 
     ``out[:, labels of g] = output_g(stack_g(features))``; labels in no group get 0. All heads read
@@ -36,8 +37,6 @@ class GroupHeads(nn.Module):
     first: nn.Linear | nn.Conv2d
     stacks: Sequence[nn.Sequential]
     outputs: Sequence[nn.Linear]
-    permutation: Tensor  # [labels], label at each position of the group order
-    position: Tensor  # [labels], position of each label in the group order
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class GroupHeads(nn.Module):
         widths: Sequence[Sequence[int]],
         conv_channels: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(grouping)
         if not grouping.num_groups:
             raise ValueError("grouping must have at least one group, got 0")
         if len(widths) != grouping.num_groups or not all(widths):
@@ -59,7 +58,6 @@ class GroupHeads(nn.Module):
                 "conv_channels needs features of shape (channels, height, width), "
                 f"got {tuple(feature_shape)}"
             )
-        self.grouping = grouping
         # A plain number, because torch.compile does not read the arrays of a grouping.
         self.num_ungrouped = grouping.num_labels - int(grouping.offsets[-1])
         self.feature_shape = tuple(feature_shape)
@@ -82,9 +80,7 @@ class GroupHeads(nn.Module):
             nn.Linear(w[-1], int(size), bias=False)
             for w, size in zip(self.widths, grouping.sizes, strict=True)
         )
-        permutation = torch.from_numpy(grouping.permutation)
-        self.register_buffer("permutation", permutation, persistent=False)
-        self.register_buffer("position", permutation.argsort(), persistent=False)
+        self._order_on(self.first.weight.device)
 
     def head(self, group: int, features: Tensor) -> Tensor:
         """Logits ``[N, labels of the group]`` of one head alone, labels in ascending order."""

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastheads.labels import Grouping
+from fastheads.nn.group_ordered import GroupOrdered
 from fastheads.nn.sc_linear import SCLinear
 from fastheads.nn.self_paced import SelfPacedLogits
 from fastheads.ops import sc_sigmoid_loss
 from fastheads.targets import SparseTargets
 
 
-class TopLayers(nn.Module):
+class TopLayers(GroupOrdered):
     """``logits(relu(top2(relu(top1(features)))))``: two layers below the logits of all labels.
 
     Gao, Guo, Li, Nevatia, "Knowledge Concentration: Learning 100K Object Classifiers in a Single
@@ -38,9 +39,6 @@ class TopLayers(nn.Module):
     Shapes: features ``[N, features]`` to logits ``[N, labels]``.
     """
 
-    permutation: Tensor  # [labels], label at each position of the group order
-    position: Tensor  # [labels], position of each label in the group order
-
     def __init__(
         self,
         top1: nn.Linear,
@@ -52,7 +50,7 @@ class TopLayers(nn.Module):
         initial_bias: float | None = None,
         loss_every: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(grouping)
         _check_grouping(grouping)
         sizes = tuple(grouping.sizes.tolist())
         for name, given in (("logits", logits), ("pacing", pacing)):
@@ -67,11 +65,9 @@ class TopLayers(nn.Module):
             if logits.bias is None:
                 raise ValueError("initial_bias must be None for logits without bias, got a number")
             nn.init.constant_(logits.bias, initial_bias)
-        permutation = torch.from_numpy(grouping.permutation)
-        self.register_buffer("permutation", permutation, persistent=False)
-        self.register_buffer("position", permutation.argsort(), persistent=False)
         # torch.compile does not read the arrays of a grouping.
-        self.in_label_order = bool((permutation.diff() > 0).all())
+        self.in_label_order = bool((self.permutation.diff() > 0).all())
+        self._order_on(logits.weight.device)
 
     def hidden(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the logits read: the units of the groups, and the generic ones if there are any."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from fastheads.nn.whole_numbers import whole_number, whole_numbers
 from fastheads.ops import sc_linear, sc_linear_, sc_linear_conditional
 
 
@@ -33,6 +35,9 @@ class SCLinear(nn.Module):
         device: of the parameters.
         dtype: of the parameters: float32, float64, float16 or bfloat16.
 
+    Raises:
+        ValueError: if sizes are no whole numbers of at least 0, or not as many as groups.
+
     Shapes: x ``[N, in_features]`` and generic ``[N, generic]`` to ``[N, out_features]``, the groups
     side by side.
 
@@ -55,14 +60,15 @@ class SCLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.out_sizes = tuple(int(size) for size in out_sizes)
-        self.shared_input = isinstance(in_sizes, int)
-        if isinstance(in_sizes, int):
-            self.in_sizes = (in_sizes,) * len(self.out_sizes)
-            self.in_features = in_sizes
+        self.out_sizes = whole_numbers("out_sizes", out_sizes)
+        self.shared_input = isinstance(in_sizes, Integral)
+        if isinstance(in_sizes, (int, Integral)):
+            self.in_features = whole_number("in_sizes", in_sizes)
+            self.in_sizes = (self.in_features,) * len(self.out_sizes)
         else:
-            self.in_sizes = tuple(int(size) for size in in_sizes)
+            self.in_sizes = whole_numbers("in_sizes", in_sizes)
             self.in_features = sum(self.in_sizes)
+        generic = whole_number("generic", generic)
         if len(self.in_sizes) != len(self.out_sizes):
             raise ValueError(
                 f"in_sizes must be one number, or one for each of the {len(self.out_sizes)} groups "
@@ -283,7 +289,11 @@ def _offsets(sizes: Sequence[int]) -> tuple[int, ...]:
 
 def _sizes_of(mask: Tensor) -> tuple[list[int], list[int], int]:
     """in_sizes, out_sizes and generic columns of a mask of blocks."""
-    patterns, counts = mask.bool().cpu().unique_consecutive(dim=0, return_counts=True)
+    mask = mask.bool().cpu()
+    if mask.numel():
+        patterns, counts = mask.unique_consecutive(dim=0, return_counts=True)
+    else:  # all rows are equal, if there are any
+        patterns, counts = mask[:1], torch.tensor([len(mask)])[: len(mask)]
     blocks = int(patterns.int().diff(dim=1).gt(0).sum() + patterns[:, :1].sum())
     alone = len(patterns) == 0 or (len(patterns) == 1 and blocks <= 1)
     generic = 0 if alone else int(patterns.all(0).cumprod(0).sum())

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fastheads.nn.whole_numbers import whole_numbers
+
 
 class SelfPacedLogits(nn.Module):
     """``z_g = gamma_g * l_g / |l_g| + label_bias_g``: every group learns at its own pace.
@@ -68,7 +70,7 @@ class SelfPacedLogits(nn.Module):
                 "log must be False unless gamma is trained and starts above 0, "
                 f"got trainable {trainable} and init {init!r}"
             )
-        self.out_sizes = tuple(int(size) for size in out_sizes)
+        self.out_sizes = whole_numbers("out_sizes", out_sizes)
         self.out_offsets = tuple(accumulate(self.out_sizes, initial=0))
         self.level, self.init, self.std, self.initial_bias = level, init, std, label_bias
         self.log, labels = log, self.out_offsets[-1]
@@ -120,10 +122,9 @@ class SelfPacedLogits(nn.Module):
 
     def _paced(self, logits: Tensor, first: int, last: int, in_place: bool) -> Tensor:
         labels = slice(self.out_offsets[first], self.out_offsets[last])
-        if logits.shape[1] != labels.stop - labels.start:
-            raise ValueError(
-                f"logits must have {labels.stop - labels.start} columns, got {logits.shape[1]}"
-            )
+        columns = labels.stop - labels.start
+        if logits.dim() != 2 or logits.shape[1] != columns:
+            raise ValueError(f"logits must be [N, {columns}], got {list(logits.shape)}")
         wide = logits if logits.dtype == torch.float64 else logits.float()
         bias = None if self.label_bias is None else self.label_bias[labels].to(wide)
         gamma = self.factors[slice(first, last) if self.level == "group" else labels].to(wide)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from numbers import Integral
 from typing import Any, Literal, cast
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from fastheads.nn.folded_norm import excite, is_unseen
 from fastheads.nn.hooks import changed
+from fastheads.nn.whole_numbers import whole_number
 
 _INNER = ("relu", "silu", "identity", "hard_swish")
 _GATE = ("sigmoid", "hard_sigmoid")
@@ -76,9 +79,8 @@ class SqueezeExcite(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, number in (("channels", channels), ("expansion", expansion)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
+        channels = whole_number("channels", channels, least=1)
+        expansion = whole_number("expansion", expansion, least=1)
         for name, value, known in (
             ("squeeze", squeeze, ("all", "averaged")),
             ("inner", inner, _INNER),
@@ -89,9 +91,10 @@ class SqueezeExcite(nn.Module):
         self.channels, self.expansion, self.squeeze = channels, expansion, squeeze
         self.inner, self.gate = inner, gate
         read = channels * expansion if squeeze == "all" else channels
-        hidden = _reduced(read, reduction) if rd_channels is None else rd_channels
-        if hidden < 1:
-            raise ValueError(f"rd_channels must be at least 1, got {hidden}")
+        if rd_channels is None:
+            hidden = _reduced(read, reduction)
+        else:
+            hidden = whole_number("rd_channels", rd_channels, least=1)
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.expand: nn.Conv2d | None = None
         if expansion > 1:
@@ -206,6 +209,8 @@ def _reduced(channels: int, reduction: int | str) -> int:
         return math.isqrt(channels)
     if reduction == "log":
         return max(1, int(math.log(channels)))
-    if isinstance(reduction, str) or reduction < 1:
-        raise ValueError(f"reduction must be a ratio of at least 1, sqrt or log, got {reduction!r}")
-    return max(1, channels // reduction)
+    if not isinstance(reduction, Integral) or reduction < 1:
+        raise ValueError(
+            f"reduction must be a whole number of at least 1, sqrt or log, got {reduction!r}"
+        )
+    return max(1, channels // operator.index(reduction))

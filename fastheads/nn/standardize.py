@@ -26,8 +26,16 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.ones(channels))
 
     def measure(self, features: Tensor) -> None:
-        """Sets the statistics to those of ``features``, ``[N, channels, ...]``."""
+        """Sets the statistics to those of ``features``, ``[N, channels, ...]``.
+
+        Raises:
+            ValueError: if a channel has fewer than two values.
+        """
         samples = features.transpose(0, 1).flatten(1)
+        if samples.shape[1] < 2:
+            raise ValueError(
+                f"features must hold at least 2 values a channel, got {samples.shape[1]}"
+            )
         self.mean.copy_(samples.mean(1))
         # A channel that never varies must not be blown up where it varies later.
         self.std.copy_(samples.std(1).clamp(min=1e-3 * float(samples.std()) + 1e-12))

@@ -50,7 +50,8 @@ def topk_logits(
         labels ends in -inf and label -1.
 
     Raises:
-        ValueError: if ``k`` or ``per_group`` do not fit the head, or ``scratch_bytes`` is below 1.
+        ValueError: if ``k``, ``per_group`` or ``generic`` do not fit the head, or ``scratch_bytes``
+            is below 1.
     """
     source = _source(head, x, generic)
     num_labels = source.offsets[-1]
@@ -93,6 +94,11 @@ class _Source:
 
 def _source(head: nn.Module, x: Tensor, generic: Tensor | None) -> _Source:
     """The logits of a head or a layer; the groups of a dense one are blocks of outputs."""
+    if generic is not None and isinstance(head, (TopLayers, nn.Linear)):
+        raise ValueError(
+            f"generic must be None unless head is an SCLinear, got {list(generic.shape)} "
+            f"for {type(head).__name__}"
+        )
     if isinstance(head, nn.Linear):
         weight, bias = head.weight, head.bias
         blocks = [*range(0, head.out_features, 1024), head.out_features]

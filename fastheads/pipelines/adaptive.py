@@ -21,9 +21,14 @@ from fastheads.pipelines.adaptive_measures import time_rows, untrained_rows
 from fastheads.pipelines.adaptive_rows import add_rows
 from fastheads.pipelines.gated_training import describe_gated
 from fastheads.pipelines.network_file import write_network
-from fastheads.pipelines.run_folder import fingerprint, mean_and_std, write_config, write_json
+from fastheads.pipelines.run_folder import (
+    fingerprint,
+    mean_and_std,
+    open_stages,
+    write_config,
+    write_json,
+)
 from fastheads.report import print_results, write_report
-from fastheads.training import Stages
 
 METRICS = ("top1", "top5", "layers", "ms_1", "ms_32")
 
@@ -47,10 +52,15 @@ def adaptive_run(config: AdaptiveConfig) -> AdaptiveResult:
     """Trains a plain network and gated ones, compares them, and writes a report."""
     folder, data = config.output_dir, load_data(config.data)
     print(data.summary())
+    config.augmentation.normalize.check_channels(data.image_shape[0])
+    make = partial(config.network.build, data.image_shape[0], data.num_labels)
+    if "preactivation" in config.others:
+        make(preactivation=True)  # sees that there is such a network
+    config.check(data, make())
     settings = fingerprint(config)
-    run = Run(config, data, Stages(folder, settings), settings)
+    run = Run(config, data, open_stages(folder, settings, data), settings)
     write_config(folder, config)
-    add_rows(run, partial(config.network.build, data.image_shape[0], data.num_labels))
+    add_rows(run, make)
     untrained_rows(run)
     time_rows(run)
     network = run.networks[run.kept]

@@ -9,10 +9,13 @@ from typing import Any, Literal
 from torch import nn
 
 from fastheads.data import Augmentation, Data, DataConfig
-from fastheads.pipelines.gate_analysis import GateAnalysisConfig
+from fastheads.nn import gated_blocks
+from fastheads.pipelines.gate_analysis import GateAnalysisConfig, attacked_rows
 from fastheads.pipelines.gated_training import GatesConfig, NetworkConfig
 from fastheads.pipelines.run_folder import check_distinct
+from fastheads.ranges import check_range, check_seeds
 from fastheads.training import Stages, TrainConfig
+from fastheads.training.config import check_training
 
 Other = Literal["plain_continued", "preactivation", "stochastic_depth", "soft", "worded"]
 
@@ -80,11 +83,34 @@ class AdaptiveConfig:
     def __post_init__(self) -> None:
         for name in ("targets", "seeds"):
             check_distinct(name, getattr(self, name))
-        for target in self.targets:
-            if not 0 < target <= 1:
-                raise ValueError(f"targets must be above 0 and at most 1, got {target}")
+        check_seeds(self, "seeds")
+        check_range(self, "targets", above=0, most=1)
+        if len({row_of(target) for target in self.targets}) < len(self.targets):
+            raise ValueError(f"targets must be distinct in percent, got {self.targets}")
+        if self.budgets:
+            check_distinct("budgets", self.budgets)
+        check_range(self, "processes", least=1)
+        check_training(training=self.training, tuning=self.tuning)
         if self.kept not in self.targets:
             raise ValueError(f"kept must be one of the targets {self.targets}, got {self.kept}")
+
+    def check(self, data: Data, network: nn.Module) -> None:
+        """Sees that what is used after the training fits, before anything is trained.
+
+        Args:
+            data: pictures.
+            network: without gates; gets them.
+
+        Raises:
+            ValueError: if gates, budgets or the analysis do not fit.
+        """
+        self.gates.put_into(network)
+        gates = len(gated_blocks(network))
+        self.gates.targets(self.kept, gates)
+        for k in self.budgets or ():
+            if not 0 <= k <= gates:
+                raise ValueError(f"budgets must be from 0 to the {gates} gates, got {k}")
+        attacked_rows(data, self.analysis)
 
 
 @dataclass

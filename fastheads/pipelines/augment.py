@@ -21,7 +21,7 @@ from fastheads.models import AugmentedNetwork, BaseNetwork, Tap
 from fastheads.nn import AugmentedClassifier
 from fastheads.pipelines.analysis import analyse
 from fastheads.pipelines.frozen import BATCH, Frozen, channels_last
-from fastheads.pipelines.heads import HeadsConfig
+from fastheads.pipelines.heads import HeadsConfig, check_groups
 from fastheads.pipelines.network_file import CLASSIFIER, FEATURE_LAYER, save_network
 from fastheads.pipelines.rows import SeedRows, grow_rows
 from fastheads.pipelines.run_folder import (
@@ -29,6 +29,7 @@ from fastheads.pipelines.run_folder import (
     fingerprint,
     flat,
     mean_and_std,
+    open_stages,
     total_durations,
     write_config,
     write_json,
@@ -40,8 +41,10 @@ from fastheads.pipelines.train import (
     train_trunk,
     with_hidden,
 )
+from fastheads.ranges import check_range, check_seeds
 from fastheads.report import print_results, write_report
 from fastheads.training import Stages, TrainConfig, fit
+from fastheads.training.config import check_training
 
 COUNTS = ("macs", "parameters", "heads")  # of a row, beside its metrics
 
@@ -79,6 +82,9 @@ class AugmentConfig(TrainBaseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_distinct("seeds", self.seeds)
+        check_seeds(self, "seeds")
+        check_range(self, "fine_tune_epochs", least=0)
+        check_training(heads_training=self.heads_training, fine_tune=self.fine_tune)
         if len(set(self.contrast)) < len(self.contrast) or min(self.contrast, default=1) < 1:
             raise ValueError(f"contrast must hold distinct widths above 0, got {self.contrast}")
 
@@ -103,7 +109,9 @@ def augment_run(config: AugmentConfig) -> AugmentResult:
     folder = config.output_dir
     data = load_data(config.data)
     print(data.summary())
-    stages = Stages(folder, fingerprint(config))
+    config.augmentation.normalize.check_channels(data.image_shape[0])
+    check_groups(config.heads.num_groups, data.num_labels)
+    stages = open_stages(folder, fingerprint(config), data)
     write_config(folder, config)
 
     trained: dict[int, tuple[BaseNetwork, SeedRows]] = {}

@@ -16,8 +16,15 @@ from fastheads.data import load_data
 from fastheads.labels import Grouping
 from fastheads.models import HeadedNetwork
 from fastheads.pipelines.concentrate_analysis import analyse
+from fastheads.pipelines.heads import check_groups
 from fastheads.pipelines.network_file import write_network
-from fastheads.pipelines.run_folder import fingerprint, mean_and_std, write_config, write_json
+from fastheads.pipelines.run_folder import (
+    fingerprint,
+    mean_and_std,
+    open_stages,
+    write_config,
+    write_json,
+)
 from fastheads.pipelines.student_file import describe_student
 from fastheads.pipelines.student_rows import ConcentrateConfig, Run, add_rows, find, prepare
 from fastheads.pipelines.students import STUDENTS
@@ -30,7 +37,6 @@ from fastheads.pipelines.teaching import (
 )
 from fastheads.pipelines.verticals import given_levels, given_verticals
 from fastheads.report import print_results, write_report
-from fastheads.training import Stages
 
 METRICS = ("mpvap", "mpvap_per_label", "top1", "top5")
 
@@ -54,7 +60,9 @@ def concentrate_run(config: ConcentrateConfig) -> ConcentrateResult:
     """Trains specialists and students, compares them, and writes a report."""
     folder, data = config.output_dir, load_data(config.data)
     print(data.summary())
-    stages = Stages(folder, fingerprint(config))
+    config.augmentation.normalize.check_channels(data.image_shape[0])
+    check_groups(config.verticals.num_groups, data.num_labels)
+    stages = open_stages(folder, fingerprint(config), data)
     write_config(folder, config)
     rows = {name: STUDENTS[name] for name in config.students.rows}
     if config.teachers.files is not None or config.verticals.source == "found":

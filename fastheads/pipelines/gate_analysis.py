@@ -85,19 +85,7 @@ def analyse_gates(
     """
     config, test = config or GateAnalysisConfig(), data.test
     grouping = groups_of(data.label_space, config.level, config.min_size)
-    members = group_rows(test.targets, grouping)
-    attacked = np.arange(len(test))
-    if config.attacked_group is not None:
-        if config.attacked_group not in grouping.names:
-            raise ValueError(
-                f"attacked_group must be one of {', '.join(grouping.names)}, "
-                f"got {config.attacked_group!r}"
-            )
-        attacked = members[grouping.names.index(config.attacked_group)]
-        if not len(attacked):
-            raise ValueError(
-                f"attacked_group must have test pictures, got {config.attacked_group!r} without any"
-            )
+    members, attacked = group_rows(test.targets, grouping), attacked_rows(data, config)
     decisions = decide_on(network, test, normalize)
     execution, rates = execution_by_label(decisions, test.targets, data.label_space, grouping)
     extremes, pictures = extreme_images(
@@ -161,6 +149,29 @@ def rates_under_attack(
         "after": decide(network, attacked).rates.tolist(),
         "group": config.attacked_group,
     }
+
+
+def attacked_rows(data: Data, config: GateAnalysisConfig) -> np.ndarray:
+    """The test pictures of the group that is attacked.
+
+    Raises:
+        ValueError: if there is no such level or group, or the group has no test picture.
+    """
+    grouping = groups_of(data.label_space, config.level, config.min_size)
+    if config.attacked_group is None:
+        return np.arange(len(data.test))
+    if config.attacked_group not in grouping.names:
+        raise ValueError(
+            f"attacked_group must be one of {', '.join(grouping.names)}, "
+            f"got {config.attacked_group!r}"
+        )
+    members = group_rows(data.test.targets, grouping)
+    attacked = members[grouping.names.index(config.attacked_group)]
+    if not len(attacked):
+        raise ValueError(
+            f"attacked_group must have test pictures, got {config.attacked_group!r} without any"
+        )
+    return attacked
 
 
 def groups_of(label_space: LabelSpace, level: str | None, min_size: int) -> Grouping:

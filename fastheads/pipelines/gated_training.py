@@ -26,6 +26,7 @@ from fastheads.nn import (
 )
 from fastheads.pipelines.foreign_network import build_network
 from fastheads.pipelines.frozen import channels_last
+from fastheads.ranges import check_range
 from fastheads.targets import SparseTargets
 from fastheads.training import FitResult, TrainConfig, fit
 
@@ -46,6 +47,14 @@ class NetworkConfig:
     blocks: tuple[int, ...] = (2, 4, 4)
     widths: tuple[int, ...] = (48, 96, 192)
     stem_stride: int = 2
+
+    def __post_init__(self) -> None:
+        known = ("small", "resnet110", "resnet50", "resnet101")
+        if self.model not in known and not self.model.startswith(("timm:", "torchvision:")):
+            raise ValueError(
+                f"network.model must be {', '.join(known)}, timm:NAME or torchvision:NAME, "
+                f"got {self.model!r}"
+            )
 
     def build(self, channels: int, num_labels: int, preactivation: bool = False) -> nn.Module:
         """A new network of pictures with ``channels`` channels.
@@ -102,6 +111,12 @@ class GatesConfig:
     weight: float = 10.0
     lr_factor: float = 5.0
     exact: bool = False
+
+    def __post_init__(self) -> None:
+        check_range(self, "rate", above=0, below=1)
+        check_range(self, "temperature", "lr_factor", above=0)
+        check_range(self, "weight", least=0)
+        check_range(self, "rates", above=0, most=1)
 
     def targets(self, target: float, gates: int) -> list[float]:
         """The target of each gate.

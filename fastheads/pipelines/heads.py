@@ -20,6 +20,7 @@ from fastheads.models import logistic_units
 from fastheads.nn import AugmentedClassifier, GroupHeads, head_widths
 from fastheads.pipelines.frozen import Frozen, FrozenRows, OnFrozen
 from fastheads.pipelines.run_folder import training_curve
+from fastheads.ranges import check_range
 from fastheads.targets import SparseTargets
 from fastheads.training import TrainConfig, fit
 
@@ -61,10 +62,15 @@ class HeadsConfig:
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths must hold at least one width above 0, got {self.widths}")
-        if self.num_groups is not None and self.num_groups < 2:
-            raise ValueError(f"num_groups must be at least 2, got {self.num_groups}")
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        check_range(self, "num_groups", least=2)
+        check_range(self, "top_k", least=1)
+        check_range(self, "conv_channels", "regularization", least=0)
+
+
+def check_groups(num_groups: int | None, num_labels: int) -> None:
+    """ValueError unless there are labels enough for the groups."""
+    if num_groups is not None and num_groups > num_labels:
+        raise ValueError(f"num_groups must be at most the {num_labels} labels, got {num_groups}")
 
 
 @dataclass(frozen=True)

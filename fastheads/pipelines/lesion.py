@@ -25,10 +25,12 @@ from fastheads.pipelines.run_folder import (
     check_distinct,
     digest,
     fingerprint,
+    open_stages,
     write_arrays,
     write_config,
     write_json,
 )
+from fastheads.ranges import check_seeds
 from fastheads.report import print_results, write_report
 from fastheads.training import Stages
 
@@ -60,6 +62,7 @@ class LesionConfig:
 
     def __post_init__(self) -> None:
         check_distinct("seeds", self.seeds)
+        check_seeds(self, "seeds")
         if (self.model is None) != (self.checkpoint is None):
             raise ValueError(
                 "model and checkpoint must be given together, "
@@ -88,10 +91,11 @@ def lesion_run(config: LesionConfig) -> LesionResult:
     """Trains or loads networks, lesions them, and writes a report."""
     folder, data, lesions = config.output_dir, load_data(config.data), config.lesions
     print(data.summary())
+    config.augmentation.normalize.check_channels(data.image_shape[0])
     settings, augmentation = fingerprint(config), config.augmentation
     command = f"fastheads lesion --config {shlex.quote(str(folder / 'config.yaml'))}"
     if config.model is None or config.checkpoint is None:
-        stages = Stages(folder, settings)
+        stages = open_stages(folder, settings, data)
         write_config(folder, config)
         rows = train_and_study(config.networks, lesions, config.seeds, data, augmentation, stages)
         modules = config.networks.num_modules
@@ -102,7 +106,7 @@ def lesion_run(config: LesionConfig) -> LesionResult:
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     check_network(network, data, augmentation.normalize)
     settings["weights"] = digest(network.state_dict().values())  # a file may change
-    stages = Stages(folder, settings)
+    stages = open_stages(folder, settings, data)
     write_config(folder, config)
     measured = study_one(network, config.model, data, augmentation.normalize, lesions, stages)
     return conclude({"network": measured}, data, lesions, stages, settings, command)
@@ -144,15 +148,10 @@ def lesion(
     settings = {
         "model": type(model).__name__,
         "weights": digest(model.state_dict().values()),
-        "data": digest(
-            tensor
-            for part in (data.train, data.test)
-            for tensor in (part.targets.indices, part.targets.offsets)
-        ),
         "lesions": asdict(lesions),
         "normalize": asdict(normalize),
     }
-    stages = Stages(Path(output_dir), settings)
+    stages = open_stages(Path(output_dir), settings, data)
     name = type(model).__name__
     measured = {"network": study_one(model, name, data, normalize, lesions, stages)}
     command = "fastheads.lesion(model, data, output_dir=...)"

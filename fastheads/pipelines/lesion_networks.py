@@ -18,7 +18,9 @@ from fastheads.nn.switched_block import StochasticDepth, scale_branches
 from fastheads.pipelines.frozen import channels_last
 from fastheads.pipelines.run_folder import check_distinct
 from fastheads.pipelines.teacher_task import steps_per_epoch
+from fastheads.ranges import check_range
 from fastheads.training import FitResult, TrainConfig, fit
+from fastheads.training.config import check_training
 
 ROWS = ("resnet", "vgg", "stochastic_depth", "effective_paths")
 
@@ -68,8 +70,8 @@ class NetworksConfig:
             raise ValueError(
                 f"modules must be 1 to the {self.num_blocks} blocks, got {self.modules}"
             )
-        if self.processes is not None and self.processes < 1:
-            raise ValueError(f"processes must be at least 1, got {self.processes}")
+        check_range(self, "processes", least=1)
+        check_training(training=self.training)
         self.build("resnet", 1, 1)  # checks the rest
         self.build("vgg", 1, 1)
 

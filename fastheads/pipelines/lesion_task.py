@@ -27,6 +27,7 @@ from fastheads.pipelines.lesion_studies import (
     path_gradient,
     reordered,
 )
+from fastheads.ranges import check_range, check_seeds
 from fastheads.targets import SparseTargets
 from fastheads.training import Stages
 
@@ -59,10 +60,8 @@ class LesionsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("pictures", "deletions", "reorderings", "paths", "path_pictures"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_range(self, "pictures", "deletions", "reorderings", "paths", "path_pictures", least=1)
+        check_seeds(self, "seed")
         for name in ("deleted", "swaps"):
             values = getattr(self, name)
             if not values or min(values) < 1 or list(values) != sorted(set(values)):

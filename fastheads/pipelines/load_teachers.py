@@ -219,6 +219,6 @@ def _json(path: Path) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{path} must be a file that can be read ({error.strerror})") from None

@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from fastheads.data import Augmentation, Normalize
 from fastheads.labels import Grouping, LabelSpace
 from fastheads.models import AugmentedNetwork, BaseConfig, BaseNetwork, Tap
 from fastheads.nn import AugmentedClassifier, GroupHeads
-from fastheads.pipelines.foreign_network import build_network
+from fastheads.pipelines.foreign_network import build_network, first_line
 from fastheads.pipelines.gated_training import described_gated
 from fastheads.pipelines.stream_networks import described_network
 from fastheads.pipelines.student_file import described_student
@@ -21,6 +22,7 @@ from fastheads.training import load_weights, save_weights
 from fastheads.training.checkpoint import write_whole
 
 FEATURE_LAYER, CLASSIFIER = "trunk", "classifier"
+FILES = ("network.json", "labels.json", "model.safetensors")
 
 
 def save_network(
@@ -81,17 +83,28 @@ def load_network(folder: Path) -> tuple[nn.Module, LabelSpace, tuple[int, ...], 
         logits, each of a label by itself, unless :func:`is_softmax` says otherwise.
 
     Raises:
-        ValueError: if the folder holds no finished network.
+        ValueError: if the folder holds no finished network, or one that is damaged.
     """
-    for name in ("network.json", "labels.json", "model.safetensors"):
+    for name in FILES:
         if not (folder / name).exists():
             raise ValueError(f"run must be a folder of a finished run, got {folder} without {name}")
-    stored: dict[str, Any] = json.loads((folder / "network.json").read_text())
-    label_space = LabelSpace.load(folder / "labels.json")
-    image_shape = tuple(stored["image_shape"])
-    network = network_of(stored, image_shape, len(label_space))
-    load_weights(network, folder / "model.safetensors")
-    normalize = Normalize(*(tuple(stored["normalize"][key]) for key in ("mean", "std")))
+    name = FILES[0]
+    try:
+        stored: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+        image_shape = tuple(stored["image_shape"])
+        normalize = Normalize(*(tuple(stored["normalize"][key]) for key in ("mean", "std")))
+        name = FILES[1]
+        label_space = LabelSpace.load(folder / name)
+        name = FILES[0]
+        network = network_of(stored, image_shape, len(label_space))
+        name = FILES[2]
+        load_weights(network, folder / name)
+    except (OSError, SafetensorError, RuntimeError, ValueError, LookupError, TypeError,
+            AttributeError) as error:  # fmt: skip
+        raise ValueError(
+            f"run must be a folder of a finished run, got {folder} whose {name} is damaged or of "
+            f"another network ({first_line(error)})"
+        ) from None
     return network.eval(), label_space, image_shape, normalize
 
 
@@ -119,7 +132,7 @@ def network_of(
 
 def is_softmax(folder: Path) -> bool:
     """Whether the logits of the network in a run folder are those of one distribution."""
-    return "adaptive" in json.loads((folder / "network.json").read_text())
+    return "adaptive" in json.loads((folder / "network.json").read_text(encoding="utf-8"))
 
 
 def _described_base(

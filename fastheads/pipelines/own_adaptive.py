@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from fastheads.pipelines.adaptive_measures import time_rows, untrained_rows
 from fastheads.pipelines.adaptive_rows import add_rows_of
 from fastheads.pipelines.gate_analysis import GateAnalysisConfig
 from fastheads.pipelines.gated_training import GatesConfig
-from fastheads.pipelines.run_folder import digest, fingerprint
-from fastheads.training import Stages, TrainConfig, save_weights
+from fastheads.pipelines.run_folder import digest, fingerprint, open_stages
+from fastheads.training import TrainConfig, save_weights
 
 
 def adapt(
@@ -84,17 +85,15 @@ def adapt(
         processes=processes,
         compiled=compiled,
     )
-    parts = (data.train, data.holdout, data.test)
-    tensors = [tensor for part in parts for tensor in (part.targets.indices, part.targets.offsets)]
+    config.check(data, copy.deepcopy(model))
     settings = fingerprint(config)
     for name in ("data", "network", "start", "training"):  # not of this run
         del settings[name]
     settings |= {
         "model": type(model).__name__,
         "weights": digest(model.state_dict().values()),
-        "data": digest(tensors),
     }
-    run = Run(config, data, Stages(config.output_dir, settings), settings)
+    run = Run(config, data, open_stages(config.output_dir, settings, data), settings)
     add_rows_of(run, model)
     untrained_rows(run)
     time_rows(run)

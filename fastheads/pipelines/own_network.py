@@ -16,10 +16,10 @@ from fastheads.models import AugmentedNetwork, Tap
 from fastheads.nn import AugmentedClassifier
 from fastheads.pipelines.augment import AugmentResult, conclude
 from fastheads.pipelines.frozen import Frozen, extract
-from fastheads.pipelines.heads import HeadsConfig
+from fastheads.pipelines.heads import HeadsConfig, check_groups
 from fastheads.pipelines.rows import grow_rows
-from fastheads.pipelines.run_folder import digest
-from fastheads.training import Stages, TrainConfig, save_weights
+from fastheads.pipelines.run_folder import digest, open_stages
+from fastheads.training import TrainConfig, save_weights
 
 
 def augment(
@@ -75,14 +75,10 @@ def augment(
             f"classifier must have one output for each of the {data.num_labels} labels, "
             f"got {last.out_features}"
         )
+    check_groups(heads.num_groups, data.num_labels)
     settings = {
         "model": type(model).__name__,
         "weights": digest(model.state_dict().values()),
-        "data": digest(
-            tensor
-            for part in (data.train, data.holdout, data.test)
-            for tensor in (part.targets.indices, part.targets.offsets)
-        ),
         "feature_layer": feature_layer,
         "classifier": classifier,
         "heads": asdict(heads),
@@ -93,7 +89,7 @@ def augment(
         "seeds": list(seeds),
     }
     folder = Path(output_dir)
-    stages = Stages(folder, settings)
+    stages = open_stages(folder, settings, data)
     frozen = {}
     for number, split in enumerate(("train", "holdout", "test")):
         part = getattr(data, split)

@@ -17,12 +17,12 @@ from fastheads.labels import Grouping
 from fastheads.losses import sigmoid_cross_entropy
 from fastheads.metrics import count_macs, count_parameters
 from fastheads.pipelines.frozen import channels_last, picture_batches
-from fastheads.pipelines.run_folder import digest, write_json
+from fastheads.pipelines.run_folder import open_stages, write_json
 from fastheads.pipelines.students import measure
 from fastheads.pipelines.teachers import Teacher, Teachers
 from fastheads.pipelines.teaching import measure_teachers
 from fastheads.targets import SparseTargets
-from fastheads.training import Stages, TrainConfig, fit, save_weights
+from fastheads.training import TrainConfig, fit, save_weights
 
 
 class Distilled(nn.Module):
@@ -101,11 +101,10 @@ def concentrate(
         _check_student(name, student, example, grouping)
     settings = {
         "teachers": asked.fingerprint,
-        "data": digest([data.train.targets.indices, data.train.targets.offsets]),
         "training": asdict(training),
         "augmentation": asdict(augmentation),
     }
-    stages = Stages(folder, settings)
+    stages = open_stages(folder, settings, data)
     metrics = {}
     for name, student in students.items():
         fit(

@@ -63,7 +63,7 @@ def predict_verticals(
         raise ValueError(f"run must have a student over verticals, got {run} without verticals")
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    verticals = json.loads((run / "network.json").read_text())["student"]["names"]
+    verticals = json.loads((run / "network.json").read_text(encoding="utf-8"))["student"]["names"]
     batch = torch.stack([read_image(Path(path), image_shape, ink) for path in images])
     features = network.features(normalize(batch))
     logits, labels = topk_logits(network.head, features, top, per_group=True)

@@ -17,15 +17,19 @@ import yaml
 from torch import Tensor
 
 import fastheads
-from fastheads.data import Data
-from fastheads.training import FitResult
-from fastheads.training.checkpoint import write_whole
+from fastheads.data import Data, ImageDataset, StreamData
+from fastheads.training import FitResult, Stages
+from fastheads.training.checkpoint import DATA, dotted, write_whole
 from fastheads.training.config import FREE_SETTINGS
+
+PICTURES = 1 << 16  # of a part that are read to tell data sets apart
 
 
 def write_json(path: Path, content: Any) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, default=_plain)
-    write_whole(path, lambda partial: partial.write_text(text))
+    # Bytes of file names that the locale could not decode are written as they were.
+    options = {"encoding": "utf-8", "errors": "surrogateescape"}
+    write_whole(path, lambda partial: partial.write_text(text, **options))
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -40,7 +44,8 @@ def write_config(folder: Path, config: Any) -> None:
     """Writes ``config.yaml``, which ``--config`` reads."""
     plain = json.loads(json.dumps(asdict(config), default=_plain))
     text = yaml.safe_dump(plain, sort_keys=False)
-    write_whole(folder / "config.yaml", lambda partial: partial.write_text(text))
+    path = folder / "config.yaml"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def fingerprint(config: Any) -> dict[str, Any]:
@@ -58,6 +63,32 @@ def fingerprint(config: Any) -> dict[str, Any]:
     return without_speed(settings)
 
 
+def open_stages(folder: Path, settings: dict[str, Any], data: Data | StreamData) -> Stages:
+    """The stages of a run folder, whose results depend on ``settings`` and ``data``."""
+    return Stages(folder, {**settings, DATA: data_digest(data)})
+
+
+def data_digest(data: Data | StreamData) -> str:
+    """Tells data sets apart: label spaces, and of each part rows, labels and pictures.
+
+    Of a part with more than ``PICTURES`` pictures only some are read, evenly over all of them.
+    """
+    found = hashlib.blake2b(digest_size=8)
+    base = data.base if isinstance(data, StreamData) else data
+    parts: list[ImageDataset] = [base.train, base.holdout, base.test]
+    if isinstance(data, StreamData):
+        parts += [data.train, data.holdout, data.test]
+        found.update(repr(data.kinds).encode())
+        found.update(np.concatenate([data.kind_of_train, data.kind_of_test]).data)
+    found.update(repr(base.label_space).encode())
+    for part in parts:
+        for values in (part.rows, part.targets.indices.numpy(), part.targets.offsets.numpy()):
+            found.update(np.ascontiguousarray(values).data)
+        for row in part.rows[:: len(part) // PICTURES + 1]:
+            found.update(np.ascontiguousarray(part.images[row]).data)
+    return found.hexdigest()
+
+
 def check_distinct(name: str, values: Sequence[object]) -> None:
     """ValueError unless the setting ``name`` holds at least one value, and none twice."""
     if not values or len(set(values)) < len(values):
@@ -72,15 +103,9 @@ def digest(tensors: Iterable[Tensor]) -> str:
     return found.hexdigest()[:16]
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings within settings under names with dots, as JSON values."""
-    plain: dict[str, Any] = {}
-    for key, value in json.loads(json.dumps(settings, default=_plain)).items():
-        if isinstance(value, dict):
-            plain |= flat(value, f"{prefix}{key}.")
-        else:
-            plain[prefix + key] = value
-    return plain
+    return dotted(json.loads(json.dumps(settings, default=_plain)))
 
 
 def total_durations(durations: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,12 +14,17 @@ from torch import nn
 
 from fastheads.data.stream import load_stream
 from fastheads.pipelines.network_file import write_network
-from fastheads.pipelines.run_folder import fingerprint, mean_and_std, write_config, write_json
+from fastheads.pipelines.run_folder import (
+    fingerprint,
+    mean_and_std,
+    open_stages,
+    write_config,
+    write_json,
+)
 from fastheads.pipelines.stream_analysis import analyse, best_row, costs, ways
 from fastheads.pipelines.stream_config import Run, StreamConfig
 from fastheads.pipelines.stream_rows import add_rows
 from fastheads.report import print_results, write_report
-from fastheads.training import Stages
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ def stream_run(config: StreamConfig) -> StreamResult:
     """Trains networks on base labels, streams new pictures into them, and writes a report."""
     folder, data = config.output_dir, load_stream(config.data)
     print(data.summary())
+    config.augmentation.normalize.check_channels(data.base.image_shape[0])
     settings = fingerprint(config)
-    run = Run(config, data, Stages(folder, settings), settings)
+    run = Run(config, data, open_stages(folder, settings, data), settings)
     write_config(folder, config)
     bases, updates, arriving = add_rows(run)
     metrics = summarise(run)

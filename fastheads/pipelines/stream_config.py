@@ -13,7 +13,9 @@ from fastheads.data.stream import StreamData, StreamDataConfig
 from fastheads.pipelines.guards import GuardsConfig
 from fastheads.pipelines.run_folder import check_distinct
 from fastheads.pipelines.stream_networks import NetworksConfig
+from fastheads.ranges import check_range, check_seeds
 from fastheads.training import Stages, TrainConfig
+from fastheads.training.config import check_training
 
 EARLY = ("stem", "stages.0", "stages.1")
 _TOGETHER = GuardsConfig(
@@ -83,8 +85,10 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         check_distinct("seeds", self.seeds)
-        if self.arrivals < 0:
-            raise ValueError(f"arrivals must be at least 0, got {self.arrivals}")
+        check_seeds(self, "seeds")
+        check_range(self, "arrivals", "l1", least=0)
+        check_range(self, "processes", least=1)
+        check_training(training=self.training, streaming=self.streaming)
         rows, guards = self.networks.rows, tuple(self.guards)
         for name, values, known in (
             ("kept", (self.kept,), rows),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from fastheads.models import inception_resnet, senet, vgg16
+from fastheads.pipelines.run_folder import check_distinct
 
 # What each row changes in the squeeze-and-excitation network; sections 5.1.1, 6.1 and 8.1.1.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -57,6 +58,7 @@ class NetworksConfig:
         for row in self.rows:
             if row not in ROWS:
                 raise ValueError(f"networks.rows must be among {', '.join(ROWS)}, got {row!r}")
+        check_distinct("networks.rows", self.rows)
 
     def build(self, row: str, num_labels: int, channels: int) -> nn.Module:
         """A new network of ``row`` for pictures with ``channels`` channels."""

@@ -171,9 +171,10 @@ def read_settings(folder: Path) -> tuple[Settings, LabelSpace, Kept]:
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError,
             pickle.UnpicklingError) as error:  # fmt: skip
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise ValueError(
             f"{folder / name} must be as it was created, got something damaged "
-            f"({first_line(error)})"
+            f"({first_line(cause)})"
         ) from None
     return settings, label_space, kept
 

@@ -34,6 +34,7 @@ from fastheads.pipelines.teaching import Vocabulary
 from fastheads.pipelines.train_teachers import TeachersConfig
 from fastheads.pipelines.trunk import TrunkConfig, build_trunk, fit_trunk
 from fastheads.pipelines.verticals import VerticalsConfig, found_verticals
+from fastheads.ranges import check_range, check_seeds
 from fastheads.training import Stages
 
 TRAIN_FEATURES = "features of the training pictures"  # a stage
@@ -70,10 +71,9 @@ class ConcentrateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("passes", "holdout_passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_range(self, "passes", "holdout_passes", least=1)
         check_distinct("seeds", self.seeds)
+        check_seeds(self, "seed", "seeds")
 
 
 @dataclass

@@ -17,8 +17,10 @@ from fastheads.labels import Grouping
 from fastheads.metrics import evaluate_verticals
 from fastheads.nn import SelfPacedLogits, TopLayers, fc_fc, fc_sc, sc_sc
 from fastheads.pipelines.frozen import BATCH
+from fastheads.ranges import check_range
 from fastheads.targets import SparseTargets
 from fastheads.training import TrainConfig
+from fastheads.training.config import check_training
 
 Kind = Literal["fc_fc", "fc_sc", "sc_sc"]
 
@@ -121,9 +123,8 @@ class StudentsConfig:
     processes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("top1", "top2"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_range(self, "top1", "top2", "processes", least=1)
+        check_training(training=self.training)
         unknown = [row for row in self.rows if row not in STUDENTS]
         if unknown or not self.rows:
             raise ValueError(

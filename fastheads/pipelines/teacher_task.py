@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from fastheads.losses import sigmoid_cross_entropy
 from fastheads.models import BaseConfig, BaseNetwork
 from fastheads.nn import Standardize
 from fastheads.training import TrainConfig, fit, load_weights, save_weights
-from fastheads.training.checkpoint import check_same, write_whole
+from fastheads.training.checkpoint import claim, read_json
 from fastheads.training.config import FREE_SETTINGS
 
 DESCRIPTION, WEIGHTS = "teacher.json", "model.safetensors"
@@ -67,11 +66,7 @@ def describe(task: TeacherTask, labels: list[str]) -> None:
         "pictures": of_data.hexdigest(),
         "trunk": of_trunk.hexdigest() if task.trunk else None,
     }
-    path, text = task.folder / DESCRIPTION, json.dumps(description, ensure_ascii=False, indent=1)
-    if path.exists():
-        check_same(task.folder, json.loads(path.read_text()), json.loads(text))
-    else:
-        write_whole(path, lambda partial: partial.write_text(text))
+    claim(task.folder, DESCRIPTION, description)
 
 
 def train_teacher(task: TeacherTask, watch: Callable[[int, float], None] | None = None) -> None:
@@ -102,7 +97,7 @@ def train_teacher(task: TeacherTask, watch: Callable[[int, float], None] | None 
 
 def read_network(folder: Path) -> BaseNetwork:
     """The network of a teacher's folder, in eval mode."""
-    stored = json.loads((folder / DESCRIPTION).read_text())
+    stored = read_json(folder / DESCRIPTION)
     base = BaseConfig(*(tuple(stored["base"][key]) for key in ("channels", "hidden")))
     network = BaseNetwork(tuple(stored["image_shape"]), len(stored["labels"]), base)
     load_weights(network, folder / WEIGHTS)

@@ -16,9 +16,11 @@ from fastheads.nn import AugmentedClassifier, Standardize
 from fastheads.pipelines.frozen import Frozen, FrozenRows, OnFrozen, extract
 from fastheads.pipelines.heads import measure
 from fastheads.pipelines.network_file import save_network
-from fastheads.pipelines.run_folder import fingerprint, write_config, write_json
+from fastheads.pipelines.run_folder import fingerprint, open_stages, write_config, write_json
 from fastheads.pipelines.trunk import fit_trunk
+from fastheads.ranges import check_range, check_seeds
 from fastheads.training import Stages, TrainConfig, fit
+from fastheads.training.config import check_training
 
 SPLITS = ("train", "holdout", "test")
 
@@ -57,9 +59,9 @@ class TrainBaseConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("passes", "holdout_passes", "trunk_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_range(self, "passes", "holdout_passes", "trunk_width", least=1)
+        check_seeds(self, "seed")
+        check_training(trunk=self.trunk, top=self.top)
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ def train(config: TrainBaseConfig) -> TrainBaseResult:
     """Trains a base network and writes it into its run folder."""
     data = load_data(config.data)
     print(data.summary())
+    config.augmentation.normalize.check_channels(data.image_shape[0])
     folder = config.output_dir
-    stages = Stages(folder, fingerprint(config))
+    stages = open_stages(folder, fingerprint(config), data)
     write_config(folder, config)
     network = train_trunk(data, config, folder, stages, config.seed)
     frozen = freeze_trunk(network, data, config, stages, config.seed)

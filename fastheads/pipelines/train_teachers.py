@@ -24,8 +24,10 @@ from fastheads.pipelines.teacher_task import (
     steps_per_epoch,
 )
 from fastheads.pipelines.teachers import Teacher
+from fastheads.ranges import check_range
 from fastheads.targets import SparseTargets
 from fastheads.training import TrainConfig
+from fastheads.training.config import check_training
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,9 @@ class TeachersConfig:
     processes: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("top_k", self.top_k), ("processes", self.processes)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.min_steps < 0:
-            raise ValueError(f"min_steps must be at least 0, got {self.min_steps}")
+        check_range(self, "top_k", "processes", least=1)
+        check_range(self, "min_steps", least=0)
+        check_training(training=self.training)
         BaseConfig(self.channels, self.hidden)  # checks both
 
 

@@ -15,6 +15,7 @@ from fastheads.models import feature_shape, inception_v2, small_trunk
 from fastheads.nn import relu_stack
 from fastheads.pipelines.frozen import channels_last
 from fastheads.training import TrainConfig, fit
+from fastheads.training.config import check_training
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class TrunkConfig:
             raise ValueError(
                 f"channels and width must be above 0, got {self.channels} and {self.width}"
             )
+        check_training(training=self.training)
 
 
 def build_trunk(config: TrunkConfig, in_channels: int) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from fastheads.pipelines.guards import Distilled, GuardsConfig, Joined, average_
 from fastheads.pipelines.later_layers import LaterLayers, ReadPictures
 from fastheads.pipelines.run_folder import digest
 from fastheads.training import FitResult, TrainConfig, fit
-from fastheads.training.checkpoint import check_same, write_whole
+from fastheads.training.checkpoint import claim
 from fastheads.training.fit import Augment, Loss, Watch
 
 
@@ -159,16 +158,9 @@ def _check_folder(
     """Refuses a folder with checkpoints of another network, other labels or other guards."""
     sets = [data] if replay is None else [data, replay]
     labels = [tensor for part in sets for tensor in (part.targets.indices, part.targets.offsets)]
-    wanted = json.loads(
-        json.dumps(
-            {
-                "guards": asdict(guards),
-                "weights before": digest(network.state_dict().values()),
-                "labels of the pictures": digest(labels),
-            }
-        )
-    )
-    path = folder / "update.json"
-    if path.exists():
-        check_same(folder, json.loads(path.read_text()), wanted)
-    write_whole(path, lambda partial: partial.write_text(json.dumps(wanted, indent=1)))
+    settings = {
+        "guards": asdict(guards),
+        "weights before": digest(network.state_dict().values()),
+        "labels of the pictures": digest(labels),
+    }
+    claim(folder, "update.json", settings)

@@ -18,6 +18,7 @@ import numpy as np
 
 from fastheads.labels import Grouping, LabelSpace, join_names
 from fastheads.pipelines.heads import HeadsConfig, cluster
+from fastheads.ranges import check_range
 from fastheads.targets import SparseTargets
 
 SAMPLES = 12  # labels named of a found group
@@ -51,12 +52,9 @@ class VerticalsConfig:
         if (self.source == "file") != (self.path is not None):
             must = "given" if self.path is None else "absent"
             raise ValueError(f"path must be {must} for verticals of source {self.source!r}")
-        if self.min_size < 1:
-            raise ValueError(f"min_size must be at least 1, got {self.min_size}")
-        if self.num_groups is not None and self.num_groups < 2:
-            raise ValueError(f"num_groups must be at least 2, got {self.num_groups}")
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        check_range(self, "min_size", "top_k", least=1)
+        check_range(self, "num_groups", least=2)
+        check_range(self, "regularization", least=0)
 
 
 def given_verticals(label_space: LabelSpace, config: VerticalsConfig) -> Grouping:
@@ -257,7 +255,7 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def _read_json(path: Path) -> list[list[str]]:
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"path must be a readable file, got {path.name}: {error}") from error
     if not isinstance(stored, dict) or not all(isinstance(each, list) for each in stored.values()):

@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
+from fastheads.ranges import check_range, check_seeds
+
 OptimizerName = Literal["adamw", "sgd", "adagrad"]
 ScheduleName = Literal["one_cycle", "cosine", "step", "constant"]
 # float16 is left out: its gradient scaler would be one more state to resume.
@@ -65,18 +69,42 @@ class TrainConfig:
     """Steps between two points of the logged curve."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr", "devices", "step_epochs", "log_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "warmup", "workers", "checkpoint_seconds", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        positive = ("epochs", "batch_size", "lr", "devices", "step_epochs", "log_every")
+        check_range(self, *positive, "gamma", "clip_norm", above=0)
+        check_range(self, "weight_decay", "warmup", "workers", "checkpoint_seconds", least=0)
+        check_range(self, "milestones", least=0)
+        check_range(self, "threads", "patience", least=1)
+        check_range(self, "momentum", least=0, below=1)
+        check_seeds(self, "seed")
+        if self.accelerator not in ("cpu", "cuda", "auto"):
+            raise ValueError(f"accelerator must be cpu, cuda or auto, got {self.accelerator!r}")
         if self.polyak is not None and not 0 < self.polyak < 1:
             raise ValueError(f"polyak must be between 0 and 1, got {self.polyak}")
         if self.batch_size % self.devices:
             raise ValueError(
                 f"batch_size must be a multiple of the {self.devices} devices, "
                 f"got {self.batch_size}"
+            )
+
+
+def check_training(**trainings: TrainConfig) -> None:
+    """Sees that trainings that validate on nothing can be run on this machine.
+
+    Args:
+        **trainings: by the names that messages call them by.
+
+    Raises:
+        ValueError: if one has patience, or asks for a GPU that is not there.
+    """
+    for name, training in trainings.items():
+        if training.patience is not None:
+            raise ValueError(
+                f"{name}.patience must be None, as this training validates on nothing, "
+                f"got {training.patience}"
+            )
+        if training.accelerator == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"{name}.accelerator must be cpu or auto, as PyTorch finds no GPU, got 'cuda'"
             )
 
 

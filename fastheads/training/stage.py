@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TextIO, TypeVar
+from weakref import WeakValueDictionary
 
-from fastheads.training.checkpoint import check_same, load, save, write_whole
+from fastheads.training.checkpoint import claim, load, save
 
 T = TypeVar("T")
 
@@ -37,15 +39,13 @@ class Stages:
             fingerprint: everything that the results depend on, as JSON values: the settings.
 
         Raises:
+            BlockingIOError: if another process has opened the folder.
             ValueError: if the folder holds results of another fingerprint.
         """
         self.folder = Path(folder)
         self.durations: list[dict[str, Any]] = []
-        path = self.folder / "stages" / "fingerprint.json"
-        wanted = json.loads(json.dumps(dict(fingerprint), default=str))
-        if path.exists():
-            check_same(self.folder, json.loads(path.read_text()), wanted)
-        write_whole(path, lambda partial: partial.write_text(json.dumps(wanted, indent=1)))
+        self._lock = _Lock.of(self.folder)
+        claim(self.folder, "stages/fingerprint.json", dict(fingerprint))
 
     def run(self, name: str, compute: Callable[[], T]) -> T:
         """The result of stage ``name``, computed unless an earlier run has finished it.
@@ -75,3 +75,36 @@ class Stages:
     def path(self, name: str) -> Path:
         """Where the result of stage ``name`` lies."""
         return self.folder / "stages" / (re.sub(r"[^\w.+-]+", "_", name) + ".pt")
+
+
+class _Lock:
+    """Keeps other processes out of a folder, as long as an object of this one refers to it."""
+
+    _held: ClassVar[WeakValueDictionary[Path, _Lock]] = WeakValueDictionary()
+
+    @classmethod
+    def of(cls, folder: Path) -> _Lock | None:
+        """The lock of this process; None in the others of a training that processes share."""
+        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+            return None
+        path = (folder / "stages" / "lock").resolve()
+        if held := cls._held.get(path):
+            return held
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = cls(open(path, "a"))
+        try:
+            # Released by the kernel however the process ends, so that a killed one leaves no lock.
+            fcntl.flock(lock.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"output_dir must be free, got {folder}, which another run is writing: "
+                "wait for its end or choose another folder"
+            ) from None
+        cls._held[path] = lock
+        return lock
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def __del__(self) -> None:
+        self.file.close()

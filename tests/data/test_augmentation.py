@@ -124,12 +124,22 @@ def test_rejects():
         STILL(torch.zeros(1, 1, 8, 8), generator)
     for options, message in [
         ({"scale": (0.0, 1.0)}, "scale must be positive"),
-        ({"blur": 2.0}, "blur must lie in 0 to 1, got 2.0"),
-        ({"flip": -0.5}, "flip must lie in 0 to 1, got -0.5"),
+        ({"blur": 2.0}, "blur must be at least 0 and at most 1, got 2.0"),
+        ({"flip": -0.5}, "flip must be at least 0 and at most 1, got -0.5"),
+        ({"contrast": 5.0}, "contrast must be at least 0 and at most 1, got 5.0"),
+        ({"noise": -1.0}, "noise must be at least 0, got -1.0"),
+        ({"shear": 90.0}, "shear must be at least 0 and below 90, got 90.0"),
         ({"padding": "wrap"}, "padding must be .* got 'wrap'"),
     ]:
         with pytest.raises(ValueError, match=message):
             Augmentation(**options)
-    with pytest.raises(ValueError, match="std must be positive"):
+    with pytest.raises(ValueError, match="std must be above 0"):
         Normalize(std=(0.0,))
+    for name in ("mean", "std"):
+        with pytest.raises(ValueError, match=f"{name} must hold at least one number"):
+            Normalize(**{name: ()})
+        for channels in (1, 3):
+            Normalize().check_channels(channels)
+            with pytest.raises(ValueError, match=f"{name} must hold one number .* each of the"):
+                Normalize(**{name: (0.1, 0.2)}).check_channels(channels)
     assert augment(Augmentation(), pictures(0)).shape == (0, 1, 32, 32)

@@ -51,3 +51,14 @@ def test_rejects():
         DataConfig(kind="table")
     with pytest.raises(ValueError, match="path must be absent for kind 'glyphs'"):
         DataConfig(path=Path("/x"))
+    with pytest.raises(ValueError, match=r"seed must be at least 0 .*, got -1"):
+        DataConfig(seed=-1)
+
+
+@pytest.mark.parametrize(
+    "given", [{"fonts": "system"}, {"scripts": ("Greek",)}, {"limit_labels": 3}, {"min_faces": 2}]
+)
+def test_options_of_glyphs_alone(given):
+    DataConfig(**given)
+    with pytest.raises(ValueError, match=f"{next(iter(given))} must be absent for kind 'folder'"):
+        DataConfig(kind="folder", path=Path("/x"), **given)

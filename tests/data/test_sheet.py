@@ -51,3 +51,5 @@ def test_rejects(glyphs, tmp_path):
         contact_sheet(images, [["A"], ["B"]], columns=0)
     with pytest.raises(ValueError, match=r"path must end in .* got 'sheet.xyz'"):
         write_sheet(glyphs.train, tmp_path / "sheet.xyz")
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        write_sheet(glyphs.train, tmp_path / "sheet.png", count=0)

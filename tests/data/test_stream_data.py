@@ -226,6 +226,10 @@ def test_config_rejects():
         StreamDataConfig("folder_and_table", Path("/x"))
     with pytest.raises(ValueError, match="table must be absent for kind 'composed_glyphs', got"):
         StreamDataConfig(table=Path("/x"))
+    with pytest.raises(ValueError, match=r"seed must be at least 0 .*, got -1"):
+        StreamDataConfig(seed=-1)
+    with pytest.raises(ValueError, match="limit_kinds must be absent for kind 'stanford_dogs', go"):
+        StreamDataConfig("stanford_dogs", Path("/x"), Path("/y"), limit_kinds=3)
 
 
 def test_loads_each_kind(digits, pairs, tmp_path, cache_dir):

@@ -101,6 +101,11 @@ def test_rejects(rows, digits, tmp_path, options):
     rejects("row 2 of table.jsonl must have a label, got", write(tmp_path, without, ".jsonl"))
     nameless = [rows[0] | {"file": None}]
     rejects("row 1 of table.jsonl must name an image", write(tmp_path, nameless, ".jsonl"))
+    for labels in ({"a": 1}, [["a"]]):
+        named = write(tmp_path, [rows[0] | {"tags": labels}], ".jsonl")
+        rejects("row 1 of table.jsonl must have a label, got", named)
+    (tmp_path / "twice.csv").write_text("file,file,tags,part\n1.png,2.png,a,train\n")
+    rejects("column 'file' must be in twice.csv once, which has", tmp_path / "twice.csv")
     odd = [*rows, rows[0] | {"part": "dev"}]
     rejects("split must be one of .*, got 'dev'", write(digits, odd, ".jsonl"))
     unseen = [*rows, rows[0] | {"tags": ["new"], "part": "test"}]

@@ -198,6 +198,22 @@ def test_classifier_without_bias():
     torch.testing.assert_close(found, module(features, hidden))
 
 
+@pytest.mark.parametrize("group_of", [GROUP_OF, [1, 0, 1, 0, 2, 2, 0]])
+@pytest.mark.parametrize("conv_channels", [0, 2])
+def test_autocast(group_of, conv_channels, device):
+    """The dtype of the augmented classifier, with and without labels in no group."""
+    module = top(group_of=group_of, conv_channels=conv_channels).float().to(device)
+    base = copy.deepcopy(module.classifier)
+    features, hidden = (t.float().to(device) for t in inputs(module))
+    conditional = ConditionalClassifier(base, module, 3)
+    with torch.autocast(device.type, torch.bfloat16):
+        logits, labels = conditional(features, hidden)
+        expected = module(features, hidden)
+    assert logits.dtype == expected.dtype == torch.bfloat16
+    found = scattered(logits.cpu(), labels.cpu(), len(group_of)).float()
+    torch.testing.assert_close(found, expected.float().cpu(), rtol=0.02, atol=0.05)
+
+
 def test_networks_stay_as_they_are():
     module = top()
     base = nn.Linear(5, len(GROUP_OF)).double()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import accumulate, pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
@@ -217,18 +218,44 @@ def test_groups_of_a_mask(mask, in_sizes, out_sizes, generic):
     assert layer.generic == generic and torch.equal(layer.to_dense().weight, dense.weight * mask)
 
 
+@pytest.mark.parametrize(
+    "shape, in_sizes, out_sizes", [((2, 0), [0], [2]), ((0, 3), [3], [0]), ((0, 0), [], [])]
+)
+def test_groups_of_a_mask_without_entries(shape, in_sizes, out_sizes):
+    """Rows without columns are equal: one group. Columns without rows are read by nobody."""
+    layer = SCLinear(in_sizes, out_sizes)
+    dense = layer.to_dense()
+    assert dense.weight.shape == shape
+    again = SCLinear.from_dense(dense, torch.ones(shape))
+    assert again.extra_repr() == layer.extra_repr()
+    assert (again.in_sizes, again.out_sizes) == (tuple(in_sizes), tuple(out_sizes))
+    x = torch.randn(4, shape[1])
+    assert torch.equal(again(x), layer(x)) and torch.equal(again(x), dense(x))
+
+
+@pytest.mark.parametrize("number", [np.int64, np.int32, torch.tensor])
+def test_sizes_of_other_kinds_of_numbers(number):
+    layer = SCLinear([number(2), number(3)], [number(4), number(1)], generic=number(1))
+    assert (layer.in_sizes, layer.out_sizes, layer.generic) == ((2, 3), (4, 1), 1)
+    assert {type(size) for size in (*layer.in_sizes, *layer.out_sizes, layer.generic)} == {int}
+    shared = SCLinear(np.int64(5), np.array([2, 1]))
+    assert shared.shared_input and shared.in_features == 5 and type(shared.in_features) is int
+    assert shared(torch.zeros(2, 5)).shape == (2, 3)
+
+
 sizes = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=6)
 
 
 @given(sizes=sizes, generic=st.integers(0, 2))
 @example(sizes=[(1, 0), (1, 1)], generic=1)
+@example(sizes=[(0, 2)], generic=0)
+@example(sizes=[(2, 0)], generic=1)
+@example(sizes=[(0, 0)], generic=0)
 def test_any_mask_of_blocks(sizes, generic):
     """Whatever groups are found, they compute what the masked matrix does."""
     layer = SCLinear(*zip(*sizes, strict=True), generic=generic)
     nn.init.uniform_(layer.weight, 1, 2)
     dense = layer.to_dense()
-    if not dense.weight.numel():
-        return
     again = SCLinear.from_dense(dense, dense.weight != 0)
     assert torch.equal(again.to_dense().weight, dense.weight)
     assert again.macs <= layer.macs
@@ -338,6 +365,11 @@ def test_exported_program_runs_without_fastheads(tmp_path):
         (lambda: SCLinear([1, 2], [3]), r"in_sizes must be .* the 1 groups of out_sizes, got 2"),
         (lambda: SCLinear([1], [-3]), "out_sizes and generic must be at least 0, got less"),
         (lambda: SCLinear(2, [3], generic=-1), "generic must be at least 0"),
+        (lambda: SCLinear([2.7], [3]), r"^in_sizes\[0\] must be a whole number, got 2.7$"),
+        (lambda: SCLinear([2, 3], [3, 3.9]), r"^out_sizes\[1\] must be a whole number, got 3.9$"),
+        (lambda: SCLinear(2.5, [3]), "^in_sizes must hold whole numbers, got 2.5$"),
+        (lambda: SCLinear(2, 3), "^out_sizes must hold whole numbers, got 3$"),
+        (lambda: SCLinear(2, [3], generic=0.5), "^generic must be a whole number, got 0.5$"),
         (lambda: layer_of("ragged")(*inputs(layer_of("generic"))), "must have 0 columns, got 2"),
         (lambda: layer_of("generic")(torch.zeros(1, 10)), "must have 2 columns, got none"),
         (

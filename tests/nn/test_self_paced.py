@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import re
 
 import pytest
 import torch
@@ -250,5 +251,9 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=message):
             SelfPacedLogits([2], **options)
-    with pytest.raises(ValueError, match="logits must have 8 columns, got 7"):
-        module_of()(torch.zeros(1, 7))
+    for shape in ((1, 7), (8,), (2, 8, 5), (2, 5, 8), ()):
+        message = rf"^logits must be \[N, 8\], got {re.escape(str(list(shape)))}$"
+        with pytest.raises(ValueError, match=message):
+            module_of()(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"^out_sizes\[1\] must be a whole number, got 2.7$"):
+        SelfPacedLogits([1, 2.7])

@@ -256,13 +256,27 @@ def test_compile(expansion):
     assert all(p.grad is not None for p in module.parameters())
 
 
+def test_numbers_of_numpy():
+    module = SqueezeExcite(np.int64(8), np.int64(2), expansion=np.int32(2))
+    assert repr(module) == repr(SqueezeExcite(8, 2, expansion=2))
+    assert type(module.channels) is int and module(maps(2, 8, 3, 3).float()).shape == (2, 8, 3, 3)
+
+
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
         ((0,), {}, "channels must be at least 1, got 0"),
         ((8,), {"expansion": 0}, "expansion must be at least 1, got 0"),
-        ((8, 0), {}, "reduction must be a ratio of at least 1, sqrt or log, got 0"),
-        ((8, "cbrt"), {}, "reduction must be a ratio of at least 1, sqrt or log, got 'cbrt'"),
+        ((8, 0), {}, "reduction must be a whole number of at least 1, sqrt or log, got 0"),
+        (
+            (8, "cbrt"),
+            {},
+            "reduction must be a whole number of at least 1, sqrt or log, got 'cbrt'",
+        ),
+        ((8, 2.5), {}, "^reduction must be a whole number of at least 1, sqrt or log, got 2.5$"),
+        ((8.0,), {}, "^channels must be a whole number, got 8.0$"),
+        ((8,), {"expansion": 1.5}, "^expansion must be a whole number, got 1.5$"),
+        ((8,), {"rd_channels": 2.5}, "^rd_channels must be a whole number, got 2.5$"),
         ((8,), {"rd_channels": 0}, "rd_channels must be at least 1, got 0"),
         ((8,), {"squeeze": "half"}, "squeeze must be one of all, averaged, got 'half'"),
         (

@@ -1,5 +1,7 @@
 """Standardised features, against numpy."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -45,3 +47,14 @@ def test_constant_channel_stays_finite():
     assert module(torch.full((1, 3), 0.6)).abs().max() < 1000
     module.measure(torch.zeros(50, 3))
     assert (module(torch.zeros(2, 3)) == 0).all()
+
+
+@pytest.mark.parametrize(("shape", "values"), [((1, 3), 1), ((0, 3), 0), ((0, 3, 4, 4), 0)])
+def test_too_few_values_to_measure(shape, values):
+    module = Standardize(3)
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(ValueError, match=f"at least 2 values a channel, got {values}$"):
+        module.measure(torch.rand(shape))
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    module.measure(torch.rand(1, 3, 1, 2))  # as many as there must be
+    assert module(torch.rand(4, 3, 1, 1)).isfinite().all()

@@ -225,6 +225,15 @@ def test_errors(head, k, options, message):
         topk_logits(head, rows_of(5), k, **options)
 
 
+@pytest.mark.parametrize(
+    "head", [nn.Linear(5, 3), head_of("fc_sc")[0], head_of("fc_sc, generic")[0]]
+)
+def test_generic_inputs_are_those_of_a_layer(head):
+    message = rf"generic must be None .*, got \[9, 2\] for {type(head).__name__}$"
+    with pytest.raises(ValueError, match=message):
+        topk_logits(head, rows_of(5), 1, generic=rows_of(2))
+
+
 def test_unknown_head():
     with pytest.raises(TypeError, match=r"head must be TopLayers, .* got Conv2d"):
         topk_logits(nn.Conv2d(1, 1, 1), rows_of(5), 1)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ from fastheads.pipelines.adaptive_config import AdaptiveConfig
 from fastheads.pipelines.adaptive_measures import measure
 from fastheads.pipelines.gate_analysis import GateAnalysisConfig
 from fastheads.pipelines.gated_training import GatesConfig, NetworkConfig
+from fastheads.pipelines.lesion import LesionConfig
 from fastheads.pipelines.network_file import load_network
 from fastheads.pipelines.predict import predict
+from fastheads.training import TrainConfig
 
 TRAINED = ["plain", "preactivation", "stochastic_depth", "plain_continued", "adaptive_40",
            "adaptive_80", "adaptive_80_soft", "adaptive_80_worded"]  # fmt: skip
@@ -182,8 +185,36 @@ def test_counts_of_the_papers_networks():
         ({"targets": ()}, r"targets must be distinct and at least one, got \(\)"),
         ({"kept": 0.5}, r"kept must be one of the targets \(0.4, 0.8\), got 0.5"),
         ({"seeds": (1, 1)}, r"seeds must be distinct and at least one, got \(1, 1\)"),
+        ({"seeds": (-1,)}, "seeds must be at least 0 .*, got -1"),
+        ({"targets": (0.5, 0.504)}, r"targets must be distinct in percent, got \(0.5, 0.504\)"),
+        ({"budgets": (1, 1)}, r"budgets must be distinct and at least one, got \(1, 1\)"),
+        ({"processes": 0}, "processes must be at least 1, got 0"),
+        ({"tuning": TrainConfig(patience=2)}, "tuning.patience must be None"),
     ],
 )
 def test_bad_settings(tmp_path, cache_dir, changes, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(tmp_path, cache_dir, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budgets": (1, 4)}, "budgets must be from 0 to the 3 gates, got 4"),
+        ({"gates": GatesConfig(rates=(0.5,))}, "rates must hold one for each of the 3 gates"),
+        ({"gates": GatesConfig(always_on=("foo",))}, "always_on must name blocks .*, got 'foo'"),
+        ({"analysis": GateAnalysisConfig(level="foo")}, "level must be one of .*, got 'foo'"),
+        ({"analysis": GateAnalysisConfig(attacked_group="foo")}, "attacked_group must be one of"),
+        ({"network": NetworkConfig("torchvision:resnet18")}, "for pre-activation, got 'torchvis"),
+        ({"augmentation": tiny.ODD}, "mean must hold one number"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_training(tmp_path, cache_dir, changes, message):
+    with pytest.raises(ValueError, match=message):
+        adaptive_run(tiny_config(tmp_path / "run", cache_dir, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_default_options_of_glyphs_do_not_hinder_other_data():
+    for config in (AdaptiveConfig(), LesionConfig()):
+        assert replace(config.data, kind="folder", path=Path("/x")).scripts

@@ -14,8 +14,10 @@ from fastheads.metrics import count_macs, count_parameters, evaluate
 from fastheads.models import BaseNetwork
 from fastheads.nn import AugmentedClassifier
 from fastheads.pipelines.augment import AugmentConfig, augment_run
+from fastheads.pipelines.heads import HeadsConfig
 from fastheads.pipelines.network_file import load_network
 from fastheads.pipelines.run_folder import fingerprint
+from fastheads.pipelines.train import train
 from fastheads.training import TrainConfig
 from fastheads.training.checkpoint import load
 
@@ -272,11 +274,26 @@ def test_trunk_for_each_seed(tmp_path, cache_dir):
         ({"contrast": (8, 8)}, r"contrast must hold distinct widths above 0, got \(8, 8\)"),
         ({"passes": 0}, "passes must be at least 1, got 0"),
         ({"trunk_width": 0}, "trunk_width must be at least 1, got 0"),
+        ({"fine_tune_epochs": -1}, "fine_tune_epochs must be at least 0, got -1"),
+        ({"seed": 2**63}, "seed must be at least 0 .*, got 9223372036854775808"),
+        ({"trunk": TrainConfig(patience=2)}, "trunk.patience must be None"),
+        ({"fine_tune": TrainConfig(patience=2)}, "fine_tune.patience must be None"),
     ],
 )
 def test_errors(settings, message):
     with pytest.raises(ValueError, match=message):
         AugmentConfig(**settings)
+
+
+@pytest.mark.parametrize("run", [train, augment_run])
+def test_what_does_not_fit_is_refused_before_the_training(tmp_path, cache_dir, run):
+    config = tiny.config(tmp_path / "run", cache_dir)
+    with pytest.raises(ValueError, match="mean must hold one number for all channels, or one"):
+        run(dataclasses.replace(config, augmentation=tiny.ODD))
+    if run is augment_run:
+        with pytest.raises(ValueError, match="num_groups must be at most the 60 labels, got 61"):
+            run(dataclasses.replace(config, heads=HeadsConfig(num_groups=61)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_fine_tuning_takes_its_epochs_from_one_place():

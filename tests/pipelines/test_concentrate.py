@@ -206,7 +206,7 @@ def test_finished_run_is_read_back(result, config, monkeypatch):
 def test_other_teachers_are_refused(result, config):
     """The targets on disk are of the old ones."""
     other = replace(config, teachers=replace(config.teachers, top_k=4))
-    with pytest.raises(ValueError, match=r"another configuration \(teachers was"):
+    with pytest.raises(ValueError, match=r"another configuration \(teachers.top_k was"):
         concentrate_run(other)
 
 
@@ -274,8 +274,22 @@ def test_verticals_may_be_found_alone(tmp_path, cache_dir):
         ({"holdout_passes": 0}, "holdout_passes must be at least 1, got 0"),
         ({"seeds": ()}, r"seeds must be distinct and at least one, got \(\)"),
         ({"seeds": (1, 1)}, "seeds must be distinct"),
+        ({"seed": -1}, "seed must be at least 0 .*, got -1"),
     ],
 )
 def test_config_rejects(changes, message):
     with pytest.raises(ValueError, match=message):
         ConcentrateConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augmentation": tiny.ODD}, "mean must hold one number for all channels, or one"),
+        ({"verticals": VerticalsConfig(num_groups=61)}, "num_groups must be at most the 60 labels"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_training(tmp_path, cache_dir, changes, message):
+    with pytest.raises(ValueError, match=message):
+        concentrate_run(tiny_config(tmp_path / "run", cache_dir, **changes))
+    assert not (tmp_path / "run").exists()

@@ -138,11 +138,24 @@ def test_targets_of_gates():
         GatesConfig(rates=(1.0, None)).targets(0.6, 3)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight": -1.0}, "weight must be at least 0, got -1.0"),
+        ({"lr_factor": 0.0}, "lr_factor must be above 0, got 0.0"),
+        ({"rates": (None, 1.5)}, "rates must be above 0 and at most 1, got 1.5"),
+    ],
+)
+def test_gates_that_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GatesConfig(**settings)
+
+
 def test_networks():
     assert NetworkConfig("resnet110").build(3, 10).classifier.out_features == 10
     with pytest.raises(ValueError, match="model resnet50 takes pictures of 3 channels, got 1"):
         NetworkConfig("resnet50").build(1, 10)
     with pytest.raises(ValueError, match="for pre-activation, got 'torchvision:resnet18'"):
         NetworkConfig("torchvision:resnet18").build(3, 10, preactivation=True)
-    with pytest.raises(ValueError, match="model must be timm:NAME or torchvision:NAME"):
+    with pytest.raises(ValueError, match=r"network\.model must be small, resnet110, resnet50"):
         NetworkConfig("resnet").build(3, 10)

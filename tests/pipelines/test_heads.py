@@ -247,6 +247,8 @@ def test_measure_agrees_with_the_scores():
         ({"widths": (4, 0)}, r"widths must hold .*, got \(4, 0\)"),
         ({"num_groups": 1}, "num_groups must be at least 2, got 1"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"conv_channels": -1}, "conv_channels must be at least 0, got -1"),
+        ({"regularization": -1.0}, "regularization must be at least 0, got -1.0"),
     ],
 )
 def test_errors(settings, message):

@@ -211,7 +211,7 @@ def test_stopped_run_goes_on(result, config, cache_dir, tmp_path, monkeypatch):
 
 def test_other_settings_are_refused(result, config):
     other = replace(config, lesions=replace(FEW, paths=5))
-    with pytest.raises(ValueError, match=r"another configuration \(lesions was"):
+    with pytest.raises(ValueError, match=r"another configuration \(lesions.paths was"):
         lesion_run(other)
 
 
@@ -353,6 +353,12 @@ def test_pictures_that_do_not_fit(glyphs):
 def test_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         settings()
+
+
+def test_normalisation_of_other_pictures(tmp_path, cache_dir):
+    with pytest.raises(ValueError, match="mean must hold one number for all channels, or one"):
+        lesion_run(tiny_config(tmp_path / "run", cache_dir, augmentation=tiny.ODD))
+    assert not (tmp_path / "run").exists()
 
 
 def test_pictures_are_drawn_by_the_seed(glyphs):

@@ -72,3 +72,31 @@ def test_unfinished_run(tmp_path, missing):
     message = f"run must be a folder of a finished run, got .* without {missing}"
     with pytest.raises(ValueError, match=message):
         load_network(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("network.json", b"{}"),
+        ("network.json", b"[]"),
+        ("network.json", b'{"base'),
+        ("labels.json", b"{}"),
+        ("labels.json", b"[]"),
+        ("labels.json", b'{"names": ['),
+        ("model.safetensors", b""),
+        ("model.safetensors", None),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, content):
+    save_network(tmp_path, base(), LABELS, (1, 16, 16), BASE, AUGMENTATION)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(ValueError, match=rf"got {tmp_path} whose {name} is damaged or of another"):
+        load_network(tmp_path)
+
+
+def test_labels_of_another_network(tmp_path):
+    save_network(tmp_path, base(), LABELS, (1, 16, 16), BASE, AUGMENTATION)
+    LabelSpace(LABELS.names[:-1]).save(tmp_path / "labels.json")
+    with pytest.raises(ValueError, match=r"whose model.safetensors is damaged or of another"):
+        load_network(tmp_path)

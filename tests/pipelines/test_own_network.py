@@ -129,7 +129,7 @@ def test_refuses_another_network_or_other_data(run, digits):
         augment(other, data=digits, output_dir=folder, **OPTIONS)
     fewer = copy.copy(digits.test)
     fewer.rows, fewer.targets = fewer.rows[1:], fewer.targets.select(torch.arange(1, len(fewer)))
-    with pytest.raises(ValueError, match=r"another configuration .*data"):
+    with pytest.raises(ValueError, match="other data"):
         augment(before, data=tiny.replace(digits, test=fewer), output_dir=folder, **OPTIONS)
 
 

@@ -17,6 +17,7 @@ from fastheads.pipelines.stream_analysis import best_row, quickest_row
 from fastheads.pipelines.stream_config import StreamConfig
 from fastheads.pipelines.stream_measures import measure
 from fastheads.pipelines.stream_networks import ROWS, NetworksConfig
+from fastheads.training import TrainConfig
 
 NETWORKS = ("resnet", "senet_2x_r32")
 GUARDS = {"replay": GuardsConfig(replay=40), "low_lr": GuardsConfig(lr_factor=0.1)}
@@ -147,6 +148,8 @@ def test_every_row_has_its_network(row):
         ({"kept": "senet_r8"}, "kept must be among"),
         ({"arriving": ("nothing",)}, "arriving must be among replay, low_lr"),
         ({"arrivals": -1}, "arrivals must be at least 0"),
+        ({"processes": 0}, "processes must be at least 1, got 0"),
+        ({"streaming": TrainConfig(patience=2)}, "streaming.patience must be None"),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path, cache_dir, changes, message):
@@ -154,7 +157,15 @@ def test_settings_that_make_no_sense(tmp_path, cache_dir, changes, message):
         tiny_config(tmp_path, cache_dir, **changes)
 
 
+def test_normalisation_of_other_pictures(tmp_path, cache_dir):
+    with pytest.raises(ValueError, match="mean must hold one number for all channels, or one"):
+        stream_run(tiny_config(tmp_path / "run", cache_dir, augmentation=tiny.ODD))
+    assert not (tmp_path / "run").exists()
+
+
 def test_command_line_names_an_unknown_network(tmp_path, capsys):
     arguments = ["stream", "--output_dir", str(tmp_path), "--networks.rows", "[senet_3x]"]
     assert main(arguments) == 1
     assert "networks.rows must be among" in capsys.readouterr().err
+    assert main([*arguments[:-1], "[]"]) == 1
+    assert "networks.rows must be distinct and at least one" in capsys.readouterr().err

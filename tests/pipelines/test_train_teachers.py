@@ -153,9 +153,9 @@ def test_refuses_teachers_of_other_settings(trained, data, with_node, hierarchy)
     _, folder = trained
     before = weights(folder)
     for config, options, what in (
-        (replace(CONFIG, hidden=(8, 8)), {}, "base was"),
-        (CONFIG, {"seed": 2}, "training was"),
-        (CONFIG, {"augmentation": Augmentation(noise=0.5)}, "augmentation was"),
+        (replace(CONFIG, hidden=(8, 8)), {}, "base.hidden was"),
+        (CONFIG, {"seed": 2}, "training.seed was"),
+        (CONFIG, {"augmentation": Augmentation(noise=0.5)}, "augmentation.noise was"),
     ):
         with pytest.raises(ValueError, match=rf"another configuration \({what}") as error:
             train(data, with_node, hierarchy, folder, config, **options)

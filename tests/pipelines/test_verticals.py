@@ -115,6 +115,7 @@ def test_settings_that_are_refused(tmp_path):
         ({"min_size": 0}, "min_size must be at least 1, got 0"),
         ({"num_groups": 1}, "num_groups must be at least 2, got 1"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"regularization": -1.0}, "regularization must be at least 0, got -1.0"),
     ):
         with pytest.raises(ValueError, match=message):
             VerticalsConfig(**settings)

@@ -238,6 +238,15 @@ def test_weights_as_safetensors(tmp_path):
         ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
         ({"polyak": 1.0}, "polyak must be between 0 and 1, got 1.0"),
         ({"devices": 3, "batch_size": 16}, "batch_size must be a multiple of the 3 devices"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"clip_norm": 0.0}, "clip_norm must be above 0, got 0.0"),
+        ({"gamma": -1.0}, "gamma must be above 0, got -1.0"),
+        ({"milestones": (2, -1)}, "milestones must be at least 0, got -1"),
+        ({"momentum": -1.0}, "momentum must be at least 0 and below 1, got -1.0"),
+        ({"momentum": 2.0}, "momentum must be at least 0 and below 1, got 2.0"),
+        ({"seed": 2**63}, "seed must be at least 0 .*, got 9223372036854775808"),
+        ({"accelerator": "tpu"}, "accelerator must be cpu, cuda or auto, got 'tpu'"),
     ],
 )
 def test_config_rejects(settings, message):

@@ -1,8 +1,12 @@
+import gc
+
 import numpy as np
 import pytest
 import torch
+from runs import start
 
 from fastheads.training import Stages
+from fastheads.training.checkpoint import DATA
 
 
 def test_runs_each_stage_once(tmp_path):
@@ -46,7 +50,49 @@ def test_distinct_names_distinct_files(tmp_path):
 
 
 def test_refuses_another_fingerprint(tmp_path):
-    Stages(tmp_path, {"lr": 0.1, "groups": 6})
+    Stages(tmp_path, {"lr": 0.1, "groups": 5})
+    Stages(tmp_path, {"lr": 0.1, "groups": 6}).run("a", lambda: 1)  # nothing was computed by 5
     Stages(tmp_path, {"lr": 0.1, "groups": 6})
     with pytest.raises(ValueError, match=r"\(groups was 6 and is 7\)"):
         Stages(tmp_path, {"lr": 0.1, "groups": 7})
+
+
+def test_refuses_other_data(tmp_path):
+    Stages(tmp_path, {"lr": 0.1}).run("a", lambda: 1)  # as an earlier version wrote it
+    Stages(tmp_path, {"lr": 0.1, DATA: "abc"})
+    with pytest.raises(ValueError, match=r"holds the work of other data: choose another folder"):
+        Stages(tmp_path, {"lr": 0.1, DATA: "def"})
+
+
+def test_damaged_stage_is_named(tmp_path):
+    stages = Stages(tmp_path, {})
+    stages.run("a", lambda: 1)
+    stages.path("a").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"stages/a.pt is damaged \(.*\): delete it"):
+        stages.run("a", lambda: 1)
+
+
+def open_stages(folder, said):
+    try:
+        Stages(folder, {})
+    except BlockingIOError as error:
+        said.write_text(str(error))
+
+
+def test_one_process_at_a_time(tmp_path):
+    def opened():
+        process = start(open_stages, folder=tmp_path, said=tmp_path / "said")
+        process.join()
+        return process.exitcode
+
+    stages = [Stages(tmp_path, {}), Stages(tmp_path, {})]  # a process may open it once more
+    del stages[0]
+    gc.collect()
+    assert opened() == 0
+    message = f"output_dir must be free, got {tmp_path}, which another run is writing"
+    assert message in (tmp_path / "said").read_text()
+    (tmp_path / "said").unlink()
+    stages.clear()
+    gc.collect()
+    assert opened() == 0
+    assert not (tmp_path / "said").exists()

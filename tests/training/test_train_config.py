@@ -1,10 +1,11 @@
 import math
 
 import pytest
+import torch
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from fastheads.training import TrainConfig
-from fastheads.training.config import lr_factor
+from fastheads.training.config import check_training, lr_factor
 
 
 def factors(steps_per_epoch=10, **settings):
@@ -52,6 +53,19 @@ def test_constant():
 def test_a_single_step(schedule):
     (factor,) = factors(1, schedule=schedule, epochs=1)
     assert 0 < factor <= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patience": 2}, "top.patience must be None, as this training validates on nothing"),
+        ({"accelerator": "cuda"}, "top.accelerator must be cpu or auto, as PyTorch finds no GPU"),
+    ],
+)
+def test_trainings_that_cannot_be_run(monkeypatch, settings, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        check_training(trunk=TrainConfig(), top=TrainConfig(**settings))
 
 
 def test_command_line_help_explains_every_field():
