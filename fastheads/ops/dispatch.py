@@ -13,6 +13,7 @@ from torch._C import (
     _are_functorch_transforms_active,
     _AutoDispatchBelowAutograd,
 )
+from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling
 
@@ -26,10 +27,22 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
     """
     if is_compiling():  # first, since what follows cannot be compiled
         return op(*args)
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(op, args)
     if is_grad_enabled() and (_any_requires_grad(*args) or _are_functorch_transforms_active()):
         return op(*args)
     with _AutoDispatchBelowAutograd():
         return op(*args)
+
+
+def _refuse_tangents(op: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """PyTorch takes them off the inputs of an operator that no gradient goes through."""
+    for arg in args:
+        if isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
+            name = getattr(op, "__name__", str(op)).partition(".")[0]
+            raise RuntimeError(
+                f"{name} has no forward-mode derivative, got an input with a tangent"
+            )
 
 
 def trains_eagerly(x: Tensor) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.flop_counter import register_flop_formula
 
-from .dispatch import autocast, autocasts, once_differentiable, written
+from .dispatch import autocast, autocasts, call, once_differentiable, written
 from .sc_linear_gradients import conditional_backward, save_conditional
 
 
@@ -108,7 +108,7 @@ def sc_linear(
     """
     x, weight, bias, generic = autocast(x, weight, bias, generic)
     op = torch.ops.fastheads.sc_linear.default
-    return op(x, weight, bias, generic, in_offsets, out_offsets)
+    return call(op, x, weight, bias, generic, in_offsets, out_offsets)
 
 
 def sc_linear_(
@@ -208,7 +208,7 @@ def sc_linear_conditional(
     """
     x, weight, bias = autocast(x, weight, bias)
     op = torch.ops.fastheads.sc_linear_conditional.default
-    return op(x, weight, bias, rows, groups, in_offsets, out_offsets)
+    return call(op, x, weight, bias, rows, groups, in_offsets, out_offsets)
 
 
 @torch.library.register_fake("fastheads::sc_linear")
