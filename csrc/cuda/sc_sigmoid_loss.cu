@@ -1,7 +1,6 @@
 // sc_sigmoid_loss on CUDA: a block for a group of one row, or of a block of rows where sums over
 // rows are wanted, so that no column is added to by two blocks.
 #include <algorithm>
-#include <limits>
 #include <tuple>
 
 #include "../sc_sigmoid_loss.h"
@@ -123,7 +122,7 @@ struct Segment {
   }
 
   // A factor of a gradient that is 0, but for its rounding, where z is -inf.
-  __device__ static acc finite(acc x) { return x < -std::numeric_limits<acc>::max() ? acc(0) : x; }
+  __device__ static acc finite(acc x) { return isinf(x) && x < 0 ? acc(0) : x; }
 
   __device__ double norm() {
     acc squares = 0;

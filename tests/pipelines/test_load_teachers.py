@@ -160,7 +160,7 @@ def test_own_teachers(data, tmp_path):
         ({"outputs": 7}, r"got fc.weight of shape \[4, 512\] in place of \[7, 512\]"),
         ({"outputs": 3}, "name at most the 3 outputs of teacher 'dogs', got output 3"),
         ({"run": "."}, "teacher 'dogs' must be a finished one, got .* without teacher.json"),
-        ({"std": [0.0]}, "std must be positive"),
+        ({"std": [0.0]}, "std must be above 0"),
     ],
 )
 def test_errors(files, changes, message):
