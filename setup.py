@@ -28,8 +28,9 @@ class CMakeBuild(build_ext):
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         environment = {**os.environ, "PATH": path}
         cmake = shutil.which("cmake", path=path) or "cmake"
-        # Fresh: an isolated build has paths of its own, which a kept cache would not follow.
-        configure = [cmake, "--fresh", "-S", ".", "-B", str(build), "-G", "Ninja", *flags]
+        # Objects stay, paths are found anew: an isolated build has some of its own.
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
+        configure = [cmake, "-S", ".", "-B", str(build), "-G", "Ninja", *flags]
         subprocess.run(configure, check=True, env=environment)
         # Two jobs: a CUDA file takes gigabytes to compile.
         command = [cmake, "--build", str(build), "--parallel", "2"]
