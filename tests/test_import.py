@@ -54,7 +54,7 @@ def imported_parts(path):
                 yield inner if known else "__init__"
 
 
-TOP = [PACKAGE / f"{name}.py" for name in [*(LABELS | {"ranges"}), "memory", "cli"]]
+TOP = [PACKAGE / f"{name}.py" for name in (*sorted(LABELS), "ranges", "memory", "cli")]
 MODULES = [*sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("*.py"))), *TOP]
 
 
