@@ -18,6 +18,7 @@ from fastheads.pipelines.later_layers import LaterLayers, ReadPictures
 from fastheads.pipelines.run_folder import digest
 from fastheads.training import FitResult, TrainConfig, fit
 from fastheads.training.checkpoint import claim
+from fastheads.training.config import check_accelerator
 from fastheads.training.fit import Augment, Loss, Watch
 
 
@@ -58,8 +59,8 @@ def learn(
         What happened; the weights are in ``network``.
 
     Raises:
-        ValueError: if a guard does not fit the network or the data, there is no picture, or
-            ``folder`` holds the work of another update.
+        ValueError: if a guard does not fit the network or the data, there is no picture, no GPU
+            that the settings ask for, or ``folder`` holds the work of another update.
         FloatingPointError: if the loss or a weight is not finite.
     """
     if not len(data):
@@ -78,6 +79,7 @@ def learn(
     if guards.passes:
         config = _over_passes(config, guards.passes)
         model = LaterLayers(network, loss, guards)
+        check_accelerator(config.accelerator)
         device = Fabric(accelerator=config.accelerator, devices=1).device
         pictures = ReadPictures(
             model.read, pictures, guards.passes, augment, config.seed, Path(folder), device

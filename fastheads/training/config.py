@@ -102,10 +102,13 @@ def check_training(**trainings: TrainConfig) -> None:
                 f"{name}.patience must be None, as this training validates on nothing, "
                 f"got {training.patience}"
             )
-        if training.accelerator == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                f"{name}.accelerator must be cpu or auto, as PyTorch finds no GPU, got 'cuda'"
-            )
+        check_accelerator(training.accelerator, f"{name}.accelerator")
+
+
+def check_accelerator(accelerator: str, name: str = "accelerator") -> None:
+    """ValueError if it is a GPU that is not there."""
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{name} must be cpu or auto, as PyTorch finds no GPU, got 'cuda'")
 
 
 # Settings that a run may be continued under with another value: speed, not outcome.

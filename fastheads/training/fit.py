@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastheads.targets import SparseTargets
 from fastheads.training.batches import ShuffledBatches, loader, mix
 from fastheads.training.checkpoint import check_same, load, random_state, save, set_random_state
-from fastheads.training.config import FREE_SETTINGS, TrainConfig, lr_factor
+from fastheads.training.config import FREE_SETTINGS, TrainConfig, check_accelerator, lr_factor
 from fastheads.training.log import TrainingLog
 from fastheads.training.optimizer import build_optimizer, polyak_average
 
@@ -101,12 +101,13 @@ def fit(
         What happened; the weights are in ``model``.
 
     Raises:
-        ValueError: if ``folder`` holds the checkpoint of another configuration, or no parameter
-            is to be trained.
+        ValueError: if ``folder`` holds the checkpoint of another configuration, no parameter is
+            to be trained, or there is no GPU that the settings ask for.
         FloatingPointError: if the loss is not finite; the last checkpoint is kept.
     """
     if config.patience is not None and validate is None:
         raise ValueError("validate must be given for patience to watch, got None")
+    check_accelerator(config.accelerator)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     fabric = Fabric(

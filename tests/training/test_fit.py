@@ -259,6 +259,9 @@ def test_rejects(tmp_path):
         run(tmp_path, PLAIN, linear().requires_grad_(False))
     with pytest.raises(ValueError, match="validate must be given for patience"):
         run(tmp_path, replace(PLAIN, patience=1))
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"accelerator must be cpu or auto, .* got 'cuda'"):
+            run(tmp_path, replace(PLAIN, accelerator="cuda"))
     with pytest.raises(ValueError, match=r"monitor must be one of.*'top1'.*got 'map'"):
         config = replace(PLAIN, patience=1, monitor="map")
         run(tmp_path, config, validate=accuracy(Blobs(100)))
