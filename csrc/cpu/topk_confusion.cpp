@@ -37,7 +37,7 @@ Tensor topk_indices(const Tensor& scores_, int64_t k) {
     const int64_t places = capacity + 2 * kBlock;
     const auto keys = std::make_unique_for_overwrite<int64_t[]>(places);
     const auto buffer = std::make_unique_for_overwrite<uint32_t[]>(places);
-    const auto order = std::make_unique_for_overwrite<uint32_t[]>(k);
+    const auto order = std::make_unique_for_overwrite<uint32_t[]>(std::max(capacity, k));
     select_rows(format, data, shape, begin, end, {keys.get(), buffer.get(), order.get()}, out);
   });
   return top;

@@ -20,7 +20,7 @@ struct TopkRows {
 struct TopkWorkspace {
   void* keys;        // [capacity + 2 kBlock] of 8 bytes
   uint32_t* labels;  // [capacity + 2 kBlock]
-  uint32_t* order;   // [K]
+  uint32_t* order;   // [max(capacity, K)]
 };
 
 // Writes top[begin:end], [rows, K]: the labels of the K best of scores [rows, L], best first.

@@ -23,8 +23,10 @@ from fastheads.ops import (
 )
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-# One, primes, a whole row kept, the running bound, the sampled bound, and a k beyond every buffer.
+# One, primes, a whole row kept, the running bound, a bound from lanes, a k beyond every buffer, and
+# bounds from blocks of 64, 256 and 64 labels.
 SHAPES = [(1, 1, 1), (7, 5, 5), (3, 127, 10), (4, 2503, 100), (2, 9001, 100), (2, 9001, 4999)]
+SHAPES += [(3, 701, 2), (2, 9001, 3), (2, 30011, 100)]
 INF, NAN = float("inf"), float("nan")
 
 
@@ -66,6 +68,10 @@ def scores_of(kind: str, rows: int, labels: int) -> Tensor:
         return x.round()
     if kind == "mostly nan":
         return x.masked_fill(chance < 0.99, NAN).masked_fill(chance < 0.5, -NAN)
+    if kind == "some nan":
+        return x.masked_fill(chance < 0.01, NAN).masked_fill(chance < 0.005, -NAN)
+    if kind == "negative":
+        return x - 100
     if kind == "all nan but one":
         return torch.full_like(x, NAN).index_fill_(1, torch.tensor([labels - 1]), -INF)
     if kind == "many inf":
@@ -87,6 +93,8 @@ KINDS = [
     "signed zeros",
     "few values",
     "mostly nan",
+    "some nan",
+    "negative",
     "all nan but one",
     "many inf",
     "mostly -inf",
