@@ -307,7 +307,7 @@ def test_pictures_too_small(small, size, least):
         ((18,), {"blocks": ()}, r"blocks, .* must be positive, got \(\)"),
         ((18,), {"blocks": (2, 0)}, r"must be positive, got \(2, 0\)"),
         ((18,), {"width": 0}, "must be positive, got .* and 0"),
-        ((18,), {"reduction": 0}, "reduction must be a ratio of at least 1"),
+        ((18,), {"reduction": 0}, "reduction must be a whole number of at least 1"),
         ((18,), {"squeeze": "half"}, "squeeze must be one of all, averaged, got 'half'"),
     ],
 )

@@ -61,11 +61,24 @@ def test_the_means_are_those_of_what_it_returns():
     x = features(SOME, 8, 5, torch.float32)
     block = chain()[0]
     accept_all(block, x)
-    with torch.inference_mode():
+    with torch.no_grad():
         y = block(x)
         means, _ = y.channel_means
         torch.testing.assert_close(means, y.mean((2, 3)), rtol=1e-6, atol=1e-6)
         assert not torch.equal(means, x.mean((2, 3)))
+
+
+def test_inference_mode_cannot_tell_changed_features():
+    """It counts no versions, so that each gate takes the means itself."""
+    x = features(SOME, 8, 5, torch.float32)
+    first, second, _ = chain()
+    accept_all(first, x), accept_all(second, x)
+    with torch.inference_mode(), Pooled() as pooled:
+        y = first(x.clone())
+        y[:, :4].mul_(-4)
+        found = second(y.clone(), return_gate=True)[2]
+        assert torch.equal(second(y, return_gate=True)[2], found)
+    assert pooled.dims == [4, 4, 4]
 
 
 @pytest.mark.parametrize("change", ["between", "hook"])

@@ -113,13 +113,13 @@ def gated(width: int = 4) -> GatedResidual:
 def test_no_gradients_and_gated_blocks_are_calibrated_before():
     block, seen = gated(), []
     block.register_forward_hook(
-        lambda *_: seen.append((torch.is_inference_mode_enabled(), len(block.calibration())))
+        lambda *_: seen.append((torch.is_grad_enabled(), len(block.calibration())))
     )
     images = torch.zeros(48, 4, 6, 6)
     images[32:, 0] = torch.arange(16.0)[:, None, None] % 2
     latency({"a": block}, images, (1, 16), calls=6)
-    assert seen[: 3 * 6] == [(True, 0)] * 3 * 6  # one image needs no calibration
-    assert seen[3 * 6 :] == [(True, 1)] * (1 + 3 + 2 * 6)
+    assert seen[: 3 * 6] == [(False, 0)] * 3 * 6  # one image needs no calibration
+    assert seen[3 * 6 :] == [(False, 1)] * (1 + 3 + 2 * 6)
 
 
 def test_blocks_of_one_kind_choose_alike():

@@ -140,7 +140,7 @@ def test_refuses_another_network_or_other_data(run, digits):
         ({"classifier": "avgpool"}, "classifier must be the name of an nn.Linear"),
         (
             {"heads": HeadsConfig(num_groups=11, loss="softmax", top_k=3)},
-            "n_clusters must be at most the 10 connected labels, got 11",
+            "num_groups must be at most the 10 labels, got 11",
         ),
     ],
 )
