@@ -181,9 +181,9 @@ float probability_of_one(const GateOfOne& gate, const float* means, double tempe
 
 }  // namespace
 
-// The probability of one sample in evaluation, contiguous or channels-last, not
-// float64; its sign bit says that the gate stays closed. No operator: with cold caches its
-// arguments and results take ten times as long as its arithmetic.
+// The probability of one sample in evaluation, contiguous or channels-last, not float64; its sign
+// bit says that the gate stays closed. No operator: with cold caches its arguments and results take
+// ten times as long as its arithmetic.
 extern "C" float fastheads_gate_of_one(const GateOfOne* gate, const void* x, FloatFormat format,
                                        int64_t pixels, bool channels_last, double temperature) {
   std::vector<float> means(gate->channels);

@@ -1,5 +1,5 @@
-// Candidates for the K best of a row: their order, a filter, an exact selection. Included as
-// topk_select.h.
+// Candidates for the K best of a row: their order, a filter, an exact selection. Included by
+// topk_select.h alone; everything is local to the file of an instruction set, as there.
 #pragma once
 
 #include <algorithm>
