@@ -6,7 +6,7 @@ WORKERS ?= 2
 READY := $(VENV)/.ready
 NATIVE := setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/* csrc/*/*)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test emulated lint bench clean
 
 demo: $(READY)  ## the main job: report in runs/demo/report.html; FULL=1 for the thorough run
 	$(BIN)/fastheads augment --output_dir runs/demo$(if $(FULL),-full --full,)
@@ -14,11 +14,15 @@ demo: $(READY)  ## the main job: report in runs/demo/report.html; FULL=1 for the
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+emulated: $(READY)  ## tests of the CUDA operators without a GPU; QUICK=1: a few of each
+	$(BIN)/python tests/emulator/run.py -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	  $(if $(QUICK),-m 'cuda and small',)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'bench/gpu/*.cu*')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'bench/gpu/*.cu*' 'tests/emulator/*.[ch]*')
 
 bench: $(READY)  ## all against their peers: results.csv and roofline.png in runs/bench; QUICK=1 in minutes
 	$(BIN)/fastheads bench all --model timm:seresnet50 --out runs/bench/results.csv \

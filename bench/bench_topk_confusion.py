@@ -188,6 +188,7 @@ def cases(device: torch.device, quick: bool) -> Iterator[Case]:
     for rows in (32, 256) if quick else (32, 64, 128, 256):
         yield topk_case(rows, 100_000, torch.float32, device)
     yield topk_case(256, 100_000, torch.bfloat16, device)
+    yield topk_case(8, 1_000_000, torch.float32, device)
     yield topk_case(4096, 1000, torch.float32, device)
     yield confusion_case(4096, 20_000, device)
     yield co_detection_case(1024, 1000, device, coalesce=not quick)

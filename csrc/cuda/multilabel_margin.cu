@@ -13,7 +13,8 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kItems = 16;  // logits of a thread, in registers
 constexpr int kTile = kThreads * kItems;
-constexpr int kMargins = 256;      // targets that are held at a time
+constexpr int kMargins = 256;  // targets that are held at a time
+constexpr int kSummed = 8;     // of them, whose hinges a thread adds up before it takes a double
 constexpr int64_t kBlocks = 1024;  // to fill the device
 
 // logits: [N, L] of the given pitch; indices: [nonzeros]; offsets: [N + 1]; factors: [N] or null;
@@ -115,8 +116,9 @@ struct Part {
   }
 
   // The loss of this thread's logits against targets first to last, which are held.
-  __device__ acc compare(int64_t first, int64_t last) {
-    acc loss = 0;
+  __device__ double compare(int64_t first, int64_t last) {
+    double sum = 0;
+    acc loss = 0;  // of up to kSummed targets: of more, float loses digits
     for (int64_t e = first; e < last; ++e) {
       const acc margin = margins[e - first];
       int count = 0;
@@ -134,8 +136,12 @@ struct Part {
         count = __reduce_add_sync(0xffffffffu, count);
         if (threadIdx.x % 32 == 0 && count > 0) atomicAdd(p.counts + e, count);
       }
+      if ((e - first) % kSummed == kSummed - 1) {
+        sum += loss;
+        loss = 0;
+      }
     }
-    return loss;
+    return sum + loss;
   }
 
   __device__ void write(scalar_t* grad, int64_t begin, acc factor) {

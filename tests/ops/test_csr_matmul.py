@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from gpu import is_gpu
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
@@ -165,7 +166,7 @@ def test_column_out_of_range(wrong, index, width, device):
     crow, col, values = (part.to(device) for part in matrix(50, 20, 40, index=index))
     col[crow[30]] = wrong
     x = vectors(20, width).to(device)
-    if device.type == "cuda":
+    if is_gpu(device):
         bad = csr_matmul(crow, col, values, x).isnan().any(1).nonzero().flatten()
         assert bad.tolist() == [30]
         return
@@ -182,7 +183,7 @@ def test_rows_out_of_range(crow, device):
     crow = torch.tensor(crow, device=device)
     col, values = torch.tensor([0, 1, 2, 3], device=device), torch.ones(4, device=device)
     x = torch.ones(4, 2, device=device)
-    if device.type == "cuda":
+    if is_gpu(device):
         ends = [0 <= a <= b <= 4 for a, b in zip(crow.tolist(), crow.tolist()[1:], strict=False)]
         assert csr_matmul(crow, col, values, x).isnan().all(1).logical_not().tolist() == ends
         return
@@ -222,7 +223,7 @@ def test_too_many_rows_for_int32():
         csr_matmul(crow, col, torch.zeros(0), x)
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_side_stream():
     a = [part.cuda() for part in matrix(900, 500, 200)]
     x = vectors(500, 32).cuda()
@@ -234,7 +235,7 @@ def test_side_stream():
     assert torch.equal(y, csr_matmul(*a, -x))
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_cuda_graph():
     a = [part.cuda() for part in matrix(900, 500, 200)]
     x = vectors(500, 32).cuda()

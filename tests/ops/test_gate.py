@@ -321,7 +321,7 @@ def test_rejects(device):
         assert message in str(error.value), message
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_side_stream():
     inputs = arguments((64, 256, 14, 14, 16), torch.float32, "cuda")
     wanted = gate(inputs[0] * 2, *inputs[1:], soft=True)[0]
@@ -335,7 +335,7 @@ def test_side_stream():
     assert torch.equal(active, active_samples_reference(wanted - 0.5)[0])
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_cuda_graph():
     inputs = arguments((8, 256, 14, 14, 16), torch.float32, "cuda")
     active_samples(gate(*inputs)[0])

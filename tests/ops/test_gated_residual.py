@@ -295,7 +295,7 @@ def test_rejects(device):
         assert message in str(error.value), message
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_side_stream():
     x, f, z = triple((32, 64, 28, 28), torch.float32, "cuda")
     wanted = gated_residual(x * 2, f, z, relu=True)

@@ -145,7 +145,7 @@ def test_rejects(device):
         assert message in str(error.value), message
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_side_stream():
     x, f, z = triple((32, 64, 28, 28), torch.float32, "cuda")
     wanted = gated_residual(x * 2, f, z, relu=True)
@@ -158,7 +158,7 @@ def test_side_stream():
     assert torch.equal(doubled, wanted)
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_cuda_graph():
     x, f, z = triple((8, 64, 14, 14), torch.float32, "cuda")
     gated_residual_(x.clone(), f, z)

@@ -211,7 +211,7 @@ def test_rejects(device):
         assert torch.equal(y, before)
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_side_stream():
     layer = Layer(64, [64] * 5, [300] * 5, device="cuda")
     torch.cuda.synchronize()
@@ -222,7 +222,7 @@ def test_side_stream():
     assert torch.equal(y, layer(sc_linear, [-layer.x, *layer.tensors()[1:]]))
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_cuda_graph():
     layer = Layer(64, [64] * 5, [300] * 5, device="cuda")
     layer(sc_linear)

@@ -8,6 +8,7 @@ from itertools import accumulate
 import pytest
 import torch
 from accuracy import assert_as_accurate
+from gpu import EMULATED, GPU, is_gpu
 from torch import Tensor
 
 from fastheads.ops import (
@@ -38,7 +39,7 @@ def offsets(sizes: list[int]) -> list[int]:
 
 
 def inputs_of(
-    groups: str, batch: int, dtype: torch.dtype, device: str = "cuda", generic: int = 0
+    groups: str, batch: int, dtype: torch.dtype, device: torch.device = GPU, generic: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """x, weight, bias, generic."""
     ins, outs = GROUPS[groups]
@@ -58,7 +59,7 @@ def skip_without(kernel: int, groups: str, dtype: torch.dtype) -> None:
         return
     if importlib.util.find_spec("cutlass_library") is None:
         pytest.skip("built without nvidia-cutlass")
-    if torch.cuda.get_device_capability()[0] != 9:
+    if EMULATED or torch.cuda.get_device_capability()[0] != 9:
         pytest.skip("needs sm_90")
     if dtype.itemsize != 2 or any(size % 8 or size == 0 for size in GROUPS[groups][0]):
         pytest.skip("rows of x and of the weight must be whole vectors of 16 bytes")
@@ -105,7 +106,7 @@ def test_every_kernel_of_gradients(groups, batch, kernel, dtype):
     ins, outs = (offsets(sizes) for sizes in GROUPS[groups])
     for columns in (0,) if kernel == GROUPED else (0, 8):
         x, weight, _, generic = inputs_of(groups, batch, dtype, generic=columns)
-        grad = torch.randn(batch, outs[-1], device="cuda").to(dtype)
+        grad = torch.randn(batch, outs[-1], device=GPU).to(dtype)
         needed = [True, True, True, generic is not None]
         ours = torch.ops.fastheads._sc_linear_backward_launched(
             grad, x, weight, generic, ins, outs, needed, kernel
@@ -133,7 +134,7 @@ def gradients(
 @pytest.mark.parametrize("groups", GROUPS)
 def test_into_columns_of_a_larger_matrix(groups, batch, dtype, device):
     """Rows at any address; nothing beside them changes."""
-    x, weight, bias, _ = inputs_of(groups, batch, dtype, device.type)
+    x, weight, bias, _ = inputs_of(groups, batch, dtype, device)
     ins, outs = (offsets(sizes) for sizes in GROUPS[groups])
     for first in (1, 8):
         base = torch.randn(batch, first + outs[-1] + 5, device=device).to(dtype)
@@ -150,7 +151,7 @@ def test_into_columns_of_a_larger_matrix(groups, batch, dtype, device):
 @pytest.mark.parametrize("batch", [3, 70])
 def test_one_row_for_all(batch, device):
     """Rows that lie in the same place, as gradients of a sum do."""
-    x, weight, bias, _ = inputs_of("alike", batch, torch.float64, device.type)
+    x, weight, bias, _ = inputs_of("alike", batch, torch.float64, device)
     ins, outs = (offsets(sizes) for sizes in GROUPS["alike"])
     row = x[:1].expand_as(x)
     expected = sc_linear(row.contiguous(), weight, bias, ins, outs)
@@ -167,7 +168,7 @@ def test_more_pairs_than_a_tile(groups, with_rows, dtype, device):
     chosen = torch.randint(len(outs) - 1, (150,), generator=generator)
     chosen[20:90] = 0  # one group far more often than the others
     rows = torch.randint(70, (150,), generator=generator) if with_rows else None
-    x, weight, bias, _ = inputs_of(groups, 70, dtype, device.type)
+    x, weight, bias, _ = inputs_of(groups, 70, dtype, device)
     if rows is None:
         x = torch.randn(150, GROUPS[groups][0][0], device=device).to(dtype)
     pairs = (None if rows is None else rows.to(device)), chosen.to(device)
@@ -203,7 +204,7 @@ def tf32() -> Iterator[None]:
 @pytest.mark.parametrize("groups", GROUPS)
 def test_tf32_is_of_the_library_alone(groups, batch, device):
     """Its factors keep 10 bits: products are off by 2^-9 at most."""
-    x, weight, bias, _ = inputs_of(groups, batch, torch.float32, device.type)
+    x, weight, bias, _ = inputs_of(groups, batch, torch.float32, device)
     ins, outs = (offsets(sizes) for sizes in GROUPS[groups])
     grad = torch.randn(batch, outs[-1], device=device)
     rows, chosen = torch.arange(6, device=device), torch.zeros(6, dtype=torch.int64, device=device)
@@ -218,7 +219,7 @@ def test_tf32_is_of_the_library_alone(groups, batch, device):
     plain = results()
     with tf32():
         switched = results()
-    own = 2 if batch <= 16 and device.type == "cuda" else 1  # not of a library: the same bits
+    own = 2 if batch <= 16 and is_gpu(device) else 1  # not of a library: the same bits
     assert all(map(torch.equal, switched[:own], plain[:own]))
     # In float64 and with the absolute values of all, so that nothing cancels: the bound.
     tensors = exact(grad, x, weight, bias)
@@ -230,7 +231,7 @@ def test_tf32_is_of_the_library_alone(groups, batch, device):
         assert ((mine - right).abs() <= 2**-9 * bound).all()
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("kernel", [PRODUCTS, STREAMED, GROUPED])
 def test_in_a_graph_replayed_with_other_inputs(kernel):
     skip_without(kernel, "aligned", torch.bfloat16)
@@ -259,7 +260,7 @@ def test_in_a_graph_replayed_with_other_inputs(kernel):
             torch.testing.assert_close(mine, other, rtol=0, atol=0)
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_pairs_in_a_graph_are_refused():
     arguments = torch.ones(2, 4, device="cuda"), torch.ones(12, device="cuda"), None, None
     groups = torch.zeros(2, dtype=torch.int64, device="cuda")
@@ -284,8 +285,8 @@ def test_large_columns_and_weights(kernel):
     """100,000 labels in 20 groups: offsets of W beyond what tiles of one group reach."""
     skip_without(kernel, "alike", torch.bfloat16)
     outs = offsets([5000] * 20)
-    x = torch.randn(64, 20 * 512, device="cuda").bfloat16()
-    weight = torch.randn(512 * outs[-1], device="cuda").bfloat16()
+    x = torch.randn(64, 20 * 512, device=GPU).bfloat16()
+    weight = torch.randn(512 * outs[-1], device=GPU).bfloat16()
     ins = offsets([512] * 20)
     y = torch.ops.fastheads._sc_linear_launched(x, weight, None, None, ins, outs, kernel)
     last = x[:, -512:].double() @ weight[-5000 * 512 :].double().view(5000, 512).T

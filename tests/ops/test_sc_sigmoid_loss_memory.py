@@ -59,7 +59,7 @@ def test_scratch_of_half_precision(rows):
     assert extra <= 1.1 * budget + wide + min(weight, logits)
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_scratch_stays_within_its_budget_on_cuda():
     budget, rows = 32 << 20, 256
     example = draw([5000] * 20, rows, gamma="group", label_bias=True, width=32)
@@ -154,7 +154,7 @@ def test_two_processes_equal_one():
             torch.testing.assert_close(torch.from_numpy(a), b.detach())
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_side_stream():
     example = draw([500, 30, 1200], rows=64, gamma="label", label_bias=True)
     example = example.to(torch.float32, torch.device("cuda"))
@@ -167,7 +167,7 @@ def test_side_stream():
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_cuda_graph():
     example = draw([500, 30, 1200], rows=64, gamma="group", label_bias=True)
     example = example.to(torch.float32, torch.device("cuda"))

@@ -134,7 +134,7 @@ def test_inference_and_autocast(device):
         assert torch.equal(squeeze_excite(*args, **options), y)
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_side_stream():
     args, options = arguments((8, 64, 28, 28, 8), torch.float32, torch.device("cuda"), relu=True)
     torch.cuda.synchronize()
@@ -146,7 +146,7 @@ def test_side_stream():
     torch.testing.assert_close(y, squeeze_excite_reference(-args[0], *args[1:], **options))
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_cuda_graph():
     args, options = arguments((8, 64, 28, 28, 8), torch.float32, torch.device("cuda"), relu=True)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gpu import GPU
 from torch import Tensor
 
 from fastheads.ops import squeeze_excite, squeeze_excite_reference
@@ -24,7 +25,11 @@ SHAPES = [
 
 
 def forward_inputs(
-    shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format, *, device: str = "cuda"
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    *,
+    device: torch.device = GPU,
 ) -> list[Tensor]:
     """x, weight1, bias1, weight2, bias2, residual, scale, shift."""
     *map_shape, hidden = shape
@@ -82,6 +87,7 @@ def test_many_launches_in_a_row_start_from_zeroed_counters():
     assert_same_bits(outputs, expected)
 
 
+@pytest.mark.gpu
 def test_launches_on_two_streams_share_nothing():
     inputs = forward_inputs((64, 128, 28, 28, 8), torch.float16, torch.contiguous_format)
     expected = forward(inputs, ticketed=False)
@@ -98,6 +104,7 @@ def test_launches_on_two_streams_share_nothing():
         assert_same_bits(each, expected)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("ticketed", [False, True])
 def test_in_a_graph_replayed_with_other_inputs(ticketed):
     inputs = forward_inputs((9, 48, 14, 14, 6), torch.float32, torch.contiguous_format)
@@ -142,6 +149,7 @@ def test_unaligned_maps(layout):
     torch.testing.assert_close(y, aligned)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_runs_on_the_device_of_x():
     inputs = forward_inputs((2, 24, 7, 7, 3), torch.float32, torch.contiguous_format)
@@ -153,6 +161,7 @@ def test_runs_on_the_device_of_x():
             assert y.device == torch.device("cuda:1") and torch.equal(y.cpu(), expected.cpu())
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("ticketed", [False, True])
 def test_more_than_2_31_elements(layout, ticketed):

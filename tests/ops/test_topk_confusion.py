@@ -354,7 +354,7 @@ def test_a_rejected_batch_counts_nothing(device):
     assert not counts.any()
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_side_stream():
     scores = torch.randn(64, 9001, device="cuda")
     torch.cuda.synchronize()
@@ -369,7 +369,7 @@ def test_side_stream():
     assert int(counts.sum()) == 64 * 10 * 11 // 2
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_cuda_graph():
     scores = torch.randn(8, 9001, device="cuda")
     topk_indices(scores, 10)

@@ -5,6 +5,7 @@ The same cases hold on the CPU.
 
 import pytest
 import torch
+from gpu import GPU
 from test_topk_confusion import DTYPES, INF, KINDS, NAN, scores_of
 
 from fastheads.ops import (
@@ -96,11 +97,11 @@ def test_counts_beyond_32_bits(labels, device):
     assert torch.equal(counts, expected)
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu  # too long to emulate
 def test_more_rows_than_bits_at_a_time():
     """The matrix of bits of 230,000 rows is made in two parts."""
-    top = topk_indices(torch.rand(230_000, 5000, device="cuda"), 50)
-    whole, halves = (torch.zeros(5000, 5000, dtype=torch.int32, device="cuda") for _ in range(2))
+    top = topk_indices(torch.rand(230_000, 5000, device=GPU), 50)
+    whole, halves = (torch.zeros(5000, 5000, dtype=torch.int32, device=GPU) for _ in range(2))
     topk_co_detection_(whole, top)
     for half in top.chunk(2):
         topk_co_detection_(halves, half)
@@ -108,7 +109,7 @@ def test_more_rows_than_bits_at_a_time():
     assert torch.equal(whole.diagonal(), top.flatten().bincount(minlength=5000).int())
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_graph_of_rows_in_parts():
     """The counters of the blocks that share a row are cleared at every replay."""
     scores = torch.randn(2, 90_000, device="cuda")
@@ -123,7 +124,7 @@ def test_graph_of_rows_in_parts():
         assert torch.equal(top, topk_indices_reference(scores, 100))
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 def test_counting_in_a_graph_is_refused():
     counts = torch.zeros(9, 9, dtype=torch.int32, device="cuda")
     top = torch.zeros(4, 1, dtype=torch.int64, device="cuda")
@@ -134,6 +135,6 @@ def test_counting_in_a_graph_is_refused():
 
 @pytest.mark.cuda
 def test_the_same_on_every_run():
-    scores = torch.randn(4, 100_000, device="cuda").bfloat16()
+    scores = torch.randn(4, 100_000, device=GPU).bfloat16()
     first = topk_indices(scores, 100)
     assert all(torch.equal(topk_indices(scores, 100), first) for _ in range(20))

@@ -1,0 +1,51 @@
+"""Runs the tests of the CUDA operators without a GPU: python tests/emulator/run.py [pytest's ...].
+
+The kernels are translated to C++ and run by an emulator on the CPU, which also fails where a GPU
+would: at addresses that are not aligned, at warps and blocks that wait for one another in vain, at
+launches beyond a GPU's bounds. What it cannot show: speed, the order of memory between blocks,
+CUTLASS, streams and graphs.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parents[1]
+BUILD = SOURCE / "build" / "emulated"
+LIBRARY = BUILD / "libfastheads.so"
+
+
+def build() -> None:
+    configure = ["cmake", "-G", "Ninja", "-S", HERE, "-B", BUILD]
+    subprocess.run([*configure, f"-DPython_EXECUTABLE={sys.executable}"], check=True)
+    subprocess.run(["cmake", "--build", BUILD], check=True)
+
+
+def link(target: Path, place: Path) -> None:
+    place.unlink(missing_ok=True)
+    place.symlink_to(target)
+
+
+def package() -> Path:
+    """A folder whose fastheads is that of the source with the emulated library."""
+    folder = BUILD / "package"
+    (folder / "fastheads").mkdir(parents=True, exist_ok=True)
+    for entry in (SOURCE / "fastheads").iterdir():
+        link(LIBRARY if entry.name.startswith("lib") else entry, folder / "fastheads" / entry.name)
+    return folder
+
+
+def main() -> int:
+    build()
+    environment = {**os.environ, "PYTHONPATH": str(package()), "FASTHEADS_EMULATED": "1"}
+    # Not from the root of the source, whose own package would come first.
+    command = [sys.executable, "-m", "pytest", "-c", SOURCE / "pyproject.toml", "-m", "cuda"]
+    options = sys.argv[1:] or ["-q"]
+    tests = [SOURCE / "tests" / "ops"]
+    return subprocess.run([*command, *options, *tests], cwd=BUILD, env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
