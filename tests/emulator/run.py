@@ -1,9 +1,9 @@
 """Runs the tests of the CUDA operators without a GPU: python tests/emulator/run.py [pytest's ...].
 
 The kernels are translated to C++ and run by an emulator on the CPU, which also fails where a GPU
-would: at addresses that are not aligned, at warps and blocks that wait for one another in vain, at
-launches beyond a GPU's bounds. What it cannot show: speed, the order of memory between blocks,
-CUTLASS, streams and graphs.
+would: at addresses that are not aligned or beyond a tensor, at warps and blocks that wait for one
+another in vain, at launches beyond a GPU's bounds. What it cannot show: speed, the order of memory
+between blocks, CUTLASS, streams and graphs.
 """
 
 import os
@@ -39,7 +39,12 @@ def package() -> Path:
 
 def main() -> int:
     build()
-    environment = {**os.environ, "PYTHONPATH": str(package()), "FASTHEADS_EMULATED": "1"}
+    environment = {
+        **os.environ,
+        "FASTHEADS_EMULATED": "1",
+        "LD_PRELOAD": str(BUILD / "libguard.so"),
+        "PYTHONPATH": str(package()),
+    }
     # Not from the root of the source, whose own package would come first.
     command = [sys.executable, "-m", "pytest", "-c", SOURCE / "pyproject.toml", "-m", "cuda"]
     options = sys.argv[1:] or ["-q"]
