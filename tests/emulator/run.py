@@ -15,12 +15,17 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1]
 BUILD = SOURCE / "build" / "emulated"
 LIBRARY = BUILD / "libfastheads.so"
+TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 def build() -> None:
     configure = ["cmake", "-G", "Ninja", "-S", HERE, "-B", BUILD]
-    subprocess.run([*configure, f"-DPython_EXECUTABLE={sys.executable}"], check=True)
-    subprocess.run(["cmake", "--build", BUILD], check=True)
+    environment = {**os.environ, "PATH": TOOLS}
+    for command in (
+        [*configure, f"-DPython_EXECUTABLE={sys.executable}"],
+        ["cmake", "--build", BUILD],
+    ):
+        subprocess.run(command, check=True, env=environment)
 
 
 def link(target: Path, place: Path) -> None:
