@@ -84,6 +84,7 @@ struct RowsSums {  // float and double: half of the rows of a label
 
   __device__ void add(Stage& stage) {
     const int label = threadIdx.x % kLabels, first = threadIdx.x / kLabels * (kRows / 2);
+    acc parts[kRows / 2] = {};  // of this step alone: one sum of all would lose digits
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
       const auto w =
@@ -96,9 +97,11 @@ struct RowsSums {  // float and double: half of the rows of a label
             Packed<scalar_t, kChunk<scalar_t>>::load(Stage::at<scalar_t>(stage.x, first + r, c));
         x.unpack(xs);
 #pragma unroll
-        for (int e = 0; e < kChunk<scalar_t>; ++e) sums[r] += weights[e] * xs[e];
+        for (int e = 0; e < kChunk<scalar_t>; ++e) parts[r] += weights[e] * xs[e];
       }
     }
+#pragma unroll
+    for (int r = 0; r < kRows / 2; ++r) sums[r] += parts[r];
   }
   __device__ void write(acc (*out)[kPitch]) const {
     const int label = threadIdx.x % kLabels, first = threadIdx.x / kLabels * (kRows / 2);
