@@ -11,11 +11,12 @@ NATIVE := setup.py CMakeLists.txt pyproject.toml $(wildcard csrc/* csrc/*/*)
 demo: $(READY)  ## the main job: report in runs/demo/report.html; FULL=1 for the thorough run
 	$(BIN)/fastheads augment --output_dir runs/demo$(if $(FULL),-full --full,)
 
+# Workers share the cores: threads of one that wait must not keep them from the other.
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 emulated: $(READY)  ## tests of the CUDA operators without a GPU; QUICK=1: a few of each
-	$(BIN)/python tests/emulator/run.py -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	OMP_WAIT_POLICY=passive $(BIN)/python tests/emulator/run.py -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	  $(if $(QUICK),-m 'cuda and small',)
 
 lint: $(READY)
