@@ -16,8 +16,8 @@ test: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 emulated: $(READY)  ## tests of the CUDA operators without a GPU; QUICK=1: a few of each
-	OMP_WAIT_POLICY=passive $(BIN)/python tests/emulator/run.py -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-	  $(if $(QUICK),-m 'cuda and small',)
+	OMP_WAIT_POLICY=passive $(BIN)/python tests/emulator/run.py -q -n $(WORKERS) --dist loadfile \
+	  --no-loadscope-reorder $(if $(QUICK),-m 'cuda and small',)
 
 lint: $(READY)
 	$(BIN)/ruff check .
