@@ -88,7 +88,7 @@ print(f"{major}{minor}" + "a" * (major >= 9))')")
 
 # Files with CUDA tests: others may import what is not installed where the GPU is.
 cuda_tests() {
-  grep -rlE 'mark\.cuda|def test.*\bdevice\b' tests --include='test_*.py' | sort
+  grep -rlE 'mark\.(cuda|gpu)|def test.*\bdevice\b' tests --include='test_*.py' | sort
 }
 
 # shellcheck disable=SC2329
