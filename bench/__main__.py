@@ -57,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, others = parser.parse_known_args(argv)
     names = _names(options)
+    if "model" in names:
+        parser = _parser(networks=True)
+        options, others = parser.parse_known_args(argv)
+        names = _names(options)
     for name in names:
         _check_name(name)
     if options.help and len(names) == 1:
@@ -65,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in benchmarks():
             print(f"{name:16} {'/'.join(devices_of(name)):9} {_summary(_module(name))}")
     elif options.help or not (names or argv):
-        parser.print_help()
+        _parser(networks=True).print_help()
     else:
         _check(parser, options, others, names)
         return _measure(options, others, names)
@@ -92,7 +96,8 @@ def devices_of(name: str) -> list[str]:
     return ["cpu", "cuda"] if "cuda" in text.getvalue() else ["cpu"]
 
 
-def _parser() -> _Parser:
+def _parser(*, networks: bool = False) -> _Parser:
+    """With the options of ``networks``, whose names other benchmarks may have too, or without."""
     parser = _Parser(
         prog="fastheads bench",
         usage="fastheads bench NAME... [options]",
@@ -116,7 +121,10 @@ def _parser() -> _Parser:
     add("--budget", type=float, metavar="SECONDS", help="for each NAME, after which no case begins")
     add("--out", type=Path, metavar="CSV", help="append the results to it")
     add("--figure", type=Path, metavar="PNG", help="draw them under this machine's ceilings")
-    bench_model.add_options(parser.add_argument_group("whole networks"))
+    group = parser.add_argument_group("whole networks")
+    group.add_argument("--model", metavar="SPEC", help=bench_model.SPEC)
+    if networks:
+        bench_model.add_options(group)
     return parser
 
 

@@ -26,12 +26,12 @@ from .harness import OURS, Case, parser, run
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ZOOS = ("timm", "torchvision")
+SPEC = "timm:NAME, torchvision:NAME or package.module:function"
 
 
 def add_options(group: Any) -> None:
-    """What a network and its inputs are."""
+    """What the inputs of a network are, and what is done with it."""
     add = group.add_argument
-    add("--model", metavar="SPEC", help="timm:NAME, torchvision:NAME or package.module:function")
     add("--batch", type=int, default=8, help="images (default: %(default)s)")
     add("--size", type=int, default=224, help="their height and width (default: %(default)s)")
     add("--channels_last", action="store_true", help="memory format of images and weights")
@@ -49,8 +49,7 @@ def load(spec: str) -> nn.Module:
     if place and name and place not in ZOOS:
         return _own(place, name, spec)
     if place not in ZOOS or not name:
-        forms = "timm:NAME, torchvision:NAME or package.module:function"
-        raise ValueError(f"model must be {forms}, got {spec!r}")
+        raise ValueError(f"model must be {SPEC}, got {spec!r}")
     try:
         zoo = importlib.import_module("timm" if place == "timm" else "torchvision.models")
     except ModuleNotFoundError:
@@ -207,10 +206,9 @@ def bench(options: argparse.Namespace, out: Path | None) -> None:
 def main(argv: list[str] | None = None) -> None:
     form = parser((__doc__ or "").splitlines()[0])
     form.add_argument("--dtype", choices=DTYPES, default="float32")
+    form.add_argument("--model", metavar="SPEC", required=True, help=SPEC)
     add_options(form)
     options = form.parse_args(argv)
-    if not options.model:
-        form.error("--model must be given")
     bench(options, options.out)
 
 

@@ -144,6 +144,15 @@ def test_options_of_one_name(tmp_path):
     assert [row["op"] for row in read(out)] == ["clustering"] * 3
 
 
+def test_option_that_networks_have_too(tmp_path):
+    out = tmp_path / "out.csv"
+    shared = ["--quick", "--budget", "1", "--threads", "1", "--dtype", "float32", "--out", str(out)]
+    command.main(["gated_block", *shared, "--side", "7", "--batch", "2"])
+    assert {row["shape"].partition("]")[0] for row in read(out)} == {"[2, 2048, 7, 7"}
+    with pytest.raises(argparse.ArgumentError, match="beside several names: --batch 2"):
+        command.main(["gated_block", "ceilings", *shared, "--batch", "2"])
+
+
 def test_stopped(tmp_path):
     """Ctrl-C: whole rows, what was measured is shown, the status of an interrupted program."""
     out = tmp_path / "out.csv"
