@@ -1,9 +1,5 @@
 """csr_matmul against its reference, SciPy and literal cases."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -118,17 +114,6 @@ def test_same_bits_for_any_number_of_threads(width):
 def test_same_bits_from_run_to_run(device):
     a, x = [part.to(device) for part in matrix(300, 500, 300)], vectors(500, 32).to(device)
     assert torch.equal(csr_matmul(*a, x), csr_matmul(*a, x))
-
-
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_with_lesser_instruction_sets(capability):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    run = subprocess.run(
-        [*command, "-k", "hand or forward or any_shape or out_of_range"],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout + run.stderr
 
 
 def test_strided_inputs(device):

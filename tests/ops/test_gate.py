@@ -2,11 +2,7 @@
 
 import itertools
 import math
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -228,20 +224,6 @@ def test_gate_does_not_depend_on_threads():
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
-
-
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_gate_with_lesser_instruction_sets(capability):
-    files = [__file__, str(Path(__file__).with_name("test_gate_norm.py"))]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    run = subprocess.run(
-        [*command, "-k", "(by_hand and not active) or (_is_as and (shape1 or shape3))"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout + run.stderr
 
 
 def test_opcheck(device):

@@ -1,11 +1,7 @@
 """gated_residual against its reference and literal cases, forward and backward."""
 
 import itertools
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -189,16 +185,6 @@ def test_sums_do_not_depend_on_threads():
         torch.set_num_threads(count)
         results += torch.autograd.grad(gated_residual(x, f, z).square().sum(), z)
     assert torch.equal(*results)
-
-
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_with_lesser_instruction_sets(capability):
-    files = map(str, Path(__file__).parent.glob("test_gated_residual*.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
-    some = "by_hand or to_the_bit or every_half or ((accurate or same_bits) and (shape1 or shape4))"
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    run = subprocess.run([*command, "-k", some], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,9 +1,6 @@
 """multilabel_margin against its reference, float64 and literal cases."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -212,15 +209,6 @@ def test_same_bits_for_any_number_of_threads():
         torch.set_num_threads(threads)
         found.append(gradient(multilabel_margin, logits, targets))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-
-
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_with_lesser_instruction_sets(capability):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    some = "hand or large or special or many or (accurate and (shape1 or shape3 or shape4))"
-    run = subprocess.run([*command, "-k", some], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize(

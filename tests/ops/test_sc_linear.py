@@ -1,9 +1,5 @@
 """sc_linear and sc_linear_ against their reference, float64 and literal cases."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -251,13 +247,3 @@ def test_gradcheck(groups, generic, device):
         return layer(sc_linear, [*tensors, None][:4])
 
     assert torch.autograd.gradcheck(call, [t.requires_grad_() for t in leaves])
-
-
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_with_lesser_instruction_sets(capability):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(
-        [*command, "-k", "hand or ragged-7 or long-7 or large_batch or any_shape or test_in_place"],
-        env={**os.environ, "ATEN_CPU_CAPABILITY": capability}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout + run.stderr

@@ -1,11 +1,7 @@
-"""squeeze_excite in every kind of call: layouts, threads, instruction sets, compiled, in place."""
+"""squeeze_excite in every kind of call: layouts, threads, compiled, in place."""
 
-import os
 import re
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +12,6 @@ from torch.library import opcheck
 from torch.nn import functional as F
 
 from fastheads.ops import squeeze_excite, squeeze_excite_, squeeze_excite_reference
-
-FILE = str(Path(__file__).with_name("test_squeeze_excite.py"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
@@ -97,19 +91,6 @@ def test_large_results_are_those_of_small_ones(shape, layout):
         torch.testing.assert_close(y, squeeze_excite_reference(x, *weights, residual, relu=True))
         squeeze_excite_(x, *weights, residual, relu=True)
         assert torch.equal(x, y)
-
-
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_with_lesser_instruction_sets(capability):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", FILE]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    run = subprocess.run(
-        [*command, "-k", "accurate and (33 or 67) or every_16 or nan or float32"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout + run.stderr
 
 
 def test_compile(device):

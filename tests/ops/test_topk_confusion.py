@@ -1,8 +1,5 @@
 """topk_confusion against its references, a NumPy brute force and literal cases."""
 
-import os
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -176,16 +173,6 @@ def test_top_does_not_depend_on_threads():
     two = topk_indices(scores, 50)
     torch.set_num_threads(threads)
     assert torch.equal(one, two)
-
-
-@pytest.mark.parametrize("capability", ["avx2", "default"])
-def test_top_with_lesser_instruction_sets(capability):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    run = subprocess.run(
-        [*command, "-k", "test_top_equals or huge"], env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout + run.stderr
 
 
 def test_no_rows(device):
