@@ -2,13 +2,15 @@
 # Everything that needs a GPU, in one command of under ten minutes and without a network: build in
 # place, CUDA tests, compute-sanitizer, microbenchmarks, benchmarks against peers.
 #
-#   OUT=folder PYTHON=python3.12 bench/gpu_check.sh [--dry-run | --list]
+#   OUT=folder PYTHON=python3.12 bench/gpu_check.sh [--tests | --benchmarks | --dry-run | --list]
 #
 # Needs PyTorch with CUDA, nvcc, cmake, ninja, pybind11, pytest, hypothesis and scipy; nvidia-cutlass
-# for the grouped kernels of sc_linear. What is missing may lie as wheels in WHEELS (default: wheels/).
+# for the grouped kernels of sc_linear; timm and torchvision as peers; torchdata and jsonargparse for
+# the tests of the pipelines. What is missing may lie as wheels in WHEELS (default: wheels/).
 # Leaves summary.md, the CSVs and a log a step in OUT (default: gpu_check_out). Exits with 1 if any
 # step failed.
 #
+# --tests leaves the benchmarks out, --benchmarks the tests and sanitizers: each has ten minutes then.
 # --dry-run goes as far as it can without a GPU, in two minutes: uses the build that is there, collects
 # the CUDA tests, compiles the microbenchmarks, begins each benchmark on the CPU.
 # --list prints the benchmarks that it would run.
@@ -21,6 +23,7 @@ out=$(realpath -m "${OUT:-gpu_check_out}")
 build=$PWD/build/gpu_check
 deadline=${SECONDS_IN_ALL:-570}
 dry=0
+only=
 failed=0
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 PATH=$(dirname "$(command -v "$python")"):$PATH # cmake and ninja of the same environment
@@ -86,31 +89,40 @@ print(f"{major}{minor}" + "a" * (major >= 9))')")
     { ((dry)) || "$python" -c 'from fastheads import _C; assert _C.with_cuda, "built without CUDA"'; }
 }
 
-# Files with CUDA tests: others may import what is not installed where the GPU is.
+# Files with CUDA tests: others may import what is not installed where the GPU is. So may the conftest
+# of the pipelines, which would end pytest.
 cuda_tests() {
-  grep -rlE 'mark\.(cuda|gpu)|def test.*\bdevice\b' tests --include='test_*.py' | sort
+  local left_out=^$
+  "$python" -c 'import fastheads.pipelines.augment' 2>/dev/null || left_out=^tests/pipelines/
+  grep -rlE 'mark\.(cuda|gpu)|def test.*\bdevice\b' tests --include='test_*.py' |
+    grep -v "$left_out" | sort
 }
 
 # shellcheck disable=SC2329
 collect() {
   "$python" - "$dry" $(cuda_tests) <<'PYTHON'
-import re, subprocess, sys
+import sys
+import pytest
 
-def collected(marker, *paths):
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", marker, *paths]
-    found = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
-    names = re.findall(r"^(tests/\S+)::", found, re.M)
-    print(f"{len(names)} tests are {marker}")
-    return names
+class Collected:
+    def pytest_collection_finish(self, session):
+        self.items = session.items
 
-dry, files = sys.argv[1] == "1", set(sys.argv[2:])
-tests = collected("cuda", *(["tests"] if dry else files))
-small = collected("cuda and small", "tests/ops")
-operators = {name for name in tests if name.startswith("tests/ops/")}
-if set(tests) != files:
-    sys.exit(f"CUDA tests are in other files than {sorted(files)}: {sorted(set(tests))}")
-if not tests or set(small) != operators:
-    sys.exit(f"no CUDA tests, or none that are small: {sorted(operators - set(small))}")
+def files_of(items):
+    return {item.nodeid.partition("::")[0] for item in items}
+
+dry, files, found = sys.argv[1] == "1", set(sys.argv[2:]), Collected()
+command = ["--collect-only", "-qq", "-m", "cuda", "--continue-on-collection-errors"]
+status = pytest.main([*command, *(["tests"] if dry else sorted(files))], plugins=[found])
+operators = [item for item in found.items if item.nodeid.startswith("tests/ops/")]
+small = [item for item in operators if item.get_closest_marker("small")]
+print(f"{len(found.items)} tests are cuda, {len(small)} of them small")
+tests = files_of(found.items)
+if tests != files:
+    sys.exit(f"found by grep alone: {sorted(files - tests)}, by pytest alone: {sorted(tests - files)}")
+if not small or files_of(small) != files_of(operators):
+    sys.exit(f"no small tests in {sorted(files_of(operators) - files_of(small)) or 'tests/ops'}")
+sys.exit(status)
 PYTHON
 }
 
@@ -187,40 +199,36 @@ print(text)
 PYTHON
 }
 
-case ${1:-} in
-  "") ;;
-  --dry-run) dry=1 ;;
-  --list) benchmarks; exit ;;
-  *) echo "usage: bench/gpu_check.sh [--dry-run | --list]" >&2 && exit 2 ;;
-esac
-mkdir -p "$out"
-rm -f "$out"/*.csv "$out"/*.log "$out"/*.md
-printf '| step | result | seconds |\n|---|---|---|\n' >"$out/steps.md"
-if compgen -G "$wheels/*.whl" >/dev/null; then
-  step wheels 120 "$python" -m pip install --no-index --no-deps "$wheels"/*.whl
-fi
-export -f environment build cuda_tests collect microbenchmark
-export python out build dry
-if step environment 60 bash -c environment && step build 240 bash -c build; then
+# What a file needs that is not installed must not keep the others from running.
+run_tests() {
+  local parallel=() files
   step collect 120 bash -c collect
   if ! ((dry)); then
     mapfile -t files < <(cuda_tests)
-    parallel=()
     "$python" -c 'import xdist' 2>/dev/null && parallel=(-n 4)
-    step tests 180 "$python" -m pytest -q -m cuda "${parallel[@]}" "${files[@]}"
+    step tests 180 "$python" -m pytest -q -m cuda --continue-on-collection-errors \
+      "${parallel[@]}" "${files[@]}"
     sanitizers
   fi
+}
+
+run_microbenchmarks() {
+  local source name
   for source in bench/gpu/*.cu; do
-    [[ -e $source ]] || continue
+    name=$(basename "$source" .cu)
     if ((dry)) && ! command -v nvcc >/dev/null; then
-      printf '| %s | left out: no nvcc | 0 |\n' "$(basename "$source" .cu)" >>"$out/steps.md"
-      continue
+      printf '| %s | left out: no nvcc | 0 |\n' "$name" >>"$out/steps.md"
+    else
+      step "$name" 60 bash -c 'microbenchmark "$0"' "$name"
     fi
-    step "$(basename "$source" .cu)" 60 bash -c 'microbenchmark "$0"' "$(basename "$source" .cu)"
   done
+}
+
+# First what targets or thresholds wait for: time may run out.
+run_benchmarks() {
+  local name names first=(sc_linear squeeze_excite gated_block topk_confusion sc_sigmoid_loss)
   mapfile -t names < <(benchmarks)
   ((${#names[@]})) || failed=1
-  first=(sc_linear squeeze_excite gated_block topk_confusion sc_sigmoid_loss) # time may run out
   for name in "${first[@]}"; do
     bench "$name"
   done
@@ -233,6 +241,27 @@ if step environment 60 bash -c environment && step build 240 bash -c build; then
     bench model "${MODEL:-timm:seresnet50}"
     bench model timm:resnet50 # what the former costs above it
   fi
+}
+
+case ${1:-} in
+  "") ;;
+  --tests | --benchmarks) only=${1#--} ;;
+  --dry-run) dry=1 ;;
+  --list) benchmarks; exit ;;
+  *) echo "usage: bench/gpu_check.sh [--tests | --benchmarks | --dry-run | --list]" >&2 && exit 2 ;;
+esac
+mkdir -p "$out"
+rm -f "$out"/*.csv "$out"/*.log "$out"/*.md
+printf '| step | result | seconds |\n|---|---|---|\n' >"$out/steps.md"
+if compgen -G "$wheels/*.whl" >/dev/null; then
+  step wheels 120 "$python" -m pip install --no-index --no-deps "$wheels"/*.whl
+fi
+export -f environment build cuda_tests collect microbenchmark
+export python out build dry
+if step environment 60 bash -c environment && step build 240 bash -c build; then
+  run_microbenchmarks # first: the designs depend on them
+  [[ $only == benchmarks ]] || run_tests
+  [[ $only == tests ]] || run_benchmarks
 fi
 markdown
 exit "$failed"
