@@ -43,7 +43,7 @@ def _op(
             of_logits, row = grad[logits], pairs if rows is None else rows[pairs]
             if needed[0]:
                 matrix = weight[begin:end].view(n, last - first)
-                grad_x[:, first:last].index_add_(0, row, of_logits @ matrix)
+                _add_rows(grad_x[:, first:last], row, of_logits @ matrix)
             if needed[1]:
                 torch.mm(of_logits.T, x[row, first:last],
                          out=grad_weight[begin:end].view(n, last - first))  # fmt: skip
@@ -51,6 +51,14 @@ def _op(
                 grad_bias[out_offsets[g] : out_offsets[g + 1]] = of_logits.sum(0)
         begin = end
     return grad_x, grad_weight, grad_bias
+
+
+def _add_rows(to: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Adds to rows, of which some may occur again, in a fixed order."""
+    if to.is_cuda:
+        to.index_put_((rows,), values, accumulate=True)  # sorts; index_add_ has atomics there
+    else:
+        to.index_add_(0, rows, values)
 
 
 def _empty(
