@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from fastheads_bench import readme_figures
+from fastheads_bench import readme_figures, system_tables
 from fastheads_bench.harness import line_ups, read
 
 
 def test_readme_holds_the_measured_numbers():
-    assert readme_figures.main(["--check"]) == 0, "run `python bench/readme_figures.py`"
+    assert readme_figures.main(["--check"]) == 0, "run `python -m bench.readme_figures`"
 
 
 def test_duration_units():
@@ -16,9 +16,9 @@ def test_duration_units():
     assert durations == ["12.3 µs", "1.5 ms", "2.5 s"]
 
 
-@pytest.mark.parametrize("path", sorted(readme_figures.RESULTS.glob("*.csv")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(system_tables.RESULTS.glob("*.csv")), ids=lambda p: p.stem)
 def test_the_page_beside_the_results_leaves_out_no_case(path):
-    page = (readme_figures.RESULTS / "README.md").read_text()
+    page = (system_tables.RESULTS / "README.md").read_text()
     section = page.split(f"`fastheads bench {path.stem}`")[1].split("`fastheads bench")[0]
     for case, rows in line_ups(read(path)).items():
         assert f"| {case[2]} {case[3]} |" in section, case
@@ -29,7 +29,7 @@ def test_the_page_beside_the_results_leaves_out_no_case(path):
 
 def test_how_many_rows_are_behind():
     """Those below 1 in the page: a ratio that is rounded up to 1 may be one of them."""
-    page = (readme_figures.RESULTS / "README.md").read_text()
+    page = (system_tables.RESULTS / "README.md").read_text()
     every, ahead, behind = map(int, re.findall(r"\d+", page[page.index("Of all") :])[:3])
     tables = page[page.index("`fastheads bench") :]
     ratios = [float(r) for r in re.findall(r"\| (\d+\.\d\d) \|$", tables, re.MULTILINE)]
