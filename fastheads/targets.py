@@ -85,7 +85,7 @@ class SparseTargets(NamedTuple):
                 f"targets must have one row for each of the {rows} rows of {name}, "
                 f"got {self.num_rows}"
             )
-        if _may_be_read(indices) and _may_be_read(offsets):
+        if may_be_read(indices) and may_be_read(offsets):
             self._check_values(labels, ordered)
 
     def _check_values(self, num_labels: int, ordered: bool) -> None:
@@ -141,7 +141,7 @@ class SparseTargets(NamedTuple):
         return [flat[a:b] for a, b in pairwise(offsets)]
 
 
-def _may_be_read(x: Tensor) -> bool:
+def may_be_read(x: Tensor) -> bool:
     """Whether to look at numbers is possible, and does not wait for a device."""
     return (
         not is_compiling()

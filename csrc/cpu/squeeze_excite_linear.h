@@ -8,7 +8,7 @@
 namespace fastheads {
 namespace {
 
-constexpr int64_t kDepth = 256;  // terms of a product summed before they join all
+constexpr int64_t kDepth = 64;  // terms of a product summed before they join all
 
 template <typename sum_t>
 sum_t value_or(const sum_t* values, int64_t i, sum_t otherwise) {

@@ -163,10 +163,17 @@ class TopLayers(GroupOrdered):
         # What is out of range stays so for the operator, which checks on every device.
         labels = torch.where(known == labels, self.position[known], labels)
         labels, by_label = labels.sort(stable=True)
-        by_row = targets.row_indices()[by_label].sort(stable=True).indices
-        order = by_label[by_row]
+        rows, by_row = targets.row_indices()[by_label].sort(stable=True)
+        labels, order = labels[by_row], by_label[by_row]
+        twice = (labels.diff() == 0) & (rows.diff() == 0) if checked else None
+        if twice is not None and twice.any():  # the operator would name it by its group order
+            where = int(order[1:][twice].min())
+            raise ValueError(
+                f"targets must be distinct within a row, "
+                f"got {int(targets.indices[where])} again at position {where} of indices"
+            )
         values = None if targets.values is None else targets.values[order]
-        return SparseTargets(labels[by_row], targets.offsets, values)
+        return SparseTargets(labels, targets.offsets, values)
 
     @torch.no_grad()
     def to_dense(self) -> nn.Sequential:

@@ -19,7 +19,7 @@ from fastheads.ops.sc_linear import sc_linear_reference
 from fastheads.ops.sc_sigmoid_chunks import ROW_BLOCK, on_device
 from fastheads.ops.sc_sigmoid_gradients import loss_with_gradients
 from fastheads.ops.scratch import scratch_on
-from fastheads.targets import SparseTargets
+from fastheads.targets import SparseTargets, may_be_read
 
 REDUCTIONS = ("mean_rows", "mean", "sum")
 
@@ -247,6 +247,12 @@ def _check_targets(name: str, x: Tensor, targets: SparseTargets) -> None:
         raise ValueError(
             f"values of targets must be {list(targets.indices.shape)} numbers, "
             f"got {values.dtype} {list(values.shape)}"
+        )
+    offsets, entries = targets.offsets, len(targets.indices)
+    if may_be_read(offsets) and (int(offsets[0]) != 0 or int(offsets[-1]) != entries):
+        raise ValueError(  # the rest is seen row by row
+            f"offsets of targets must ascend from 0 to the {entries} entries of indices, "
+            f"got {int(offsets[0])} to {int(offsets[-1])}"
         )
 
 

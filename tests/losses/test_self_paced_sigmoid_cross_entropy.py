@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gpu import is_gpu
 
 from fastheads.losses import self_paced_sigmoid_cross_entropy, sigmoid_cross_entropy
 from fastheads.ops import sc_sigmoid_loss, sc_sigmoid_loss_logits_reference
@@ -148,3 +149,24 @@ def test_rejects(changed, message):
     arguments = {"logits": logits, "targets": targets, "out_offsets": OUT, **changed}
     with pytest.raises(ValueError, match=message):
         self_paced_sigmoid_cross_entropy(**arguments)
+
+
+@pytest.mark.parametrize(
+    "indices, message",
+    [
+        ([0, 3, 40], "targets must hold labels from 0 to 39, got 40 at 2 in row 1"),
+        ([-1, 3, 4], "targets must hold labels from 0 to 39, got -1 at 0 in row 0"),
+        ([0, 9, 9], "distinct and ascend within a row, got 9 after 9 at 2 in row 1"),
+        ([0, 9, 4], "distinct and ascend within a row, got 4 after 9 at 2 in row 1"),
+    ],
+)
+@pytest.mark.parametrize("trained", [True, False])
+def test_rejects_targets(trained, indices, message, device):
+    """With their position on the CPU; CUDA does not wait for the device, and the loss is NaN."""
+    targets = SparseTargets(torch.tensor(indices), torch.tensor([0, 1, 3])).to(device)
+    logits = draw(rows=2)[0].detach().to(device).requires_grad_(trained)
+    if is_gpu(device):
+        assert self_paced_sigmoid_cross_entropy(logits, targets, OUT).isnan()
+        return
+    with pytest.raises(RuntimeError, match=message):
+        self_paced_sigmoid_cross_entropy(logits, targets, OUT)

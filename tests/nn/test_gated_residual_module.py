@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from gated_blocks import ALL, NONE, SOME, accept_all, conv_branch, features, gated
-from torch import nn
+from torch import Tensor, nn
 
 from fastheads.nn import Gate, GatedResidual
 
@@ -49,6 +49,37 @@ def test_modes_agree_to_the_last_bit(device, inplace, open_gates, dtype, layout)
     assert inplace or torch.equal(x, kept)
     assert dense.last_executed == len(x)
     assert sum(open_gates) <= block.last_executed <= (len(x) if sum(open_gates) else 0)
+
+
+def gathered_and_dense(block: GatedResidual, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The block both ways, where its branch gathers the open gates alone of SOME."""
+    block.calibrate(x)
+    rows: list[int] = []
+    block.branch.register_forward_hook(lambda _, args, f: rows.append(len(f)))
+    with torch.no_grad():
+        y = block(x)
+        assert block.last_executed == sum(SOME)
+        block.mode = "dense"
+        expected = block(x)
+    assert rows == [sum(SOME), len(SOME)]
+    return y, expected
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gathered_convolutions_agree_to_the_last_bit(layout):
+    """In float64, whose convolutions take one sample after the other: any rows may be gathered."""
+    block = gated(nonnegative=True).to(torch.float64, memory_format=layout)
+    x = features(SOME, 8, 5, torch.float64).to(memory_format=layout)
+    y, expected = gathered_and_dense(block, x)
+    assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gathered_convolutions_agree_to_rounding(device, layout):
+    block = gated(nonnegative=True, exact=False).to(device, memory_format=layout)
+    x = features(SOME, 8, 5, torch.float32).to(device, memory_format=layout)
+    y, expected = gathered_and_dense(block, x)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

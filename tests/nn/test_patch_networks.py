@@ -1,6 +1,8 @@
 """Whole networks of torchvision and timm, patched and not: the same outputs and gradients."""
 
 import copy
+import inspect
+import warnings
 
 import pytest
 import timm
@@ -66,7 +68,17 @@ TORCHVISION_LARGER = {
     **{"efficientnet_v2_m": 44, "efficientnet_v2_l": 61},
     **{f"regnet_y_{s}": n for s, n in {"800mf": 14, "1_6gf": 27, "3_2gf": 21, "8gf": 17}.items()},
     **{"regnet_y_16gf": 18, "regnet_y_32gf": 20, "regnet_y_128gf": 27},
+    **{"maxvit_t": 11, "fasterrcnn_mobilenet_v3_large_320_fpn": 8},
 }
+# Around a MobileNetV3 of 8 SE modules; the part that takes images and returns maps by name.
+TORCHVISION_MAPS = {
+    "lraspp_mobilenet_v3_large": "",
+    "deeplabv3_mobilenet_v3_large": "",
+    "ssdlite320_mobilenet_v3_large": "backbone",
+    "fasterrcnn_mobilenet_v3_large_fpn": "backbone",
+}
+TORCHVISION_LEFT = {"quantized_mobilenet_v3_large": (8, "its class is unknown")}
+INITIALIZERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
 
 
 def compare(model, replaced, tails=0):
@@ -103,8 +115,37 @@ def test_torchvision(name):
     compare(torchvision.models.get_model(name, num_classes=5), TORCHVISION[name])
 
 
+class OneTensor(nn.Module):
+    """A network whose maps are one tensor, as :func:`assert_same` wants it."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return torch.cat([y.flatten(1) for y in self.network(x).values()], dim=1)
+
+
+@pytest.mark.parametrize("name", TORCHVISION_MAPS)
+def test_torchvision_networks_of_maps(name):
+    """In inference alone; by itself the same MobileNetV3 is trained too."""
+    whole = torchvision.models.get_model(name, weights_backbone=None, num_classes=5)
+    model = lively(OneTensor(whole.get_submodule(TORCHVISION_MAPS[name]))).eval()
+    other, report = patched_copy(model)
+    assert (len(report.replaced), report.skipped) == (8, [])
+    with Calls() as calls:
+        assert_same(model, other, torch.randn(1, 3, 64, 64, dtype=torch.float64))
+    assert calls.fused == 8
+
+
 def without_weights(name):
-    """The network on the meta device; the widths of RegNets are computed with tensors."""
+    """The network on the meta device; the widths of RegNets are computed with tensors.
+
+    Numbers for initial weights would be drawn there too, which takes most of the time.
+    """
+    builder = torchvision.models.get_model_builder(name)
+    parameters = inspect.signature(builder).parameters
+    options = {"weights_backbone": None} if "weights_backbone" in parameters else {}
     widths = BlockParams.from_init_params
 
     def from_init_params(*args, **kwargs):
@@ -113,7 +154,11 @@ def without_weights(name):
 
     with pytest.MonkeyPatch.context() as context, torch.device("meta"):
         context.setattr(BlockParams, "from_init_params", from_init_params)
-        return torchvision.models.get_model(name)
+        for initializer in INITIALIZERS:
+            context.setattr(nn.init, initializer, lambda tensor, *_, **__: tensor)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of initial weights that will change
+            return builder(**options)
 
 
 @pytest.mark.parametrize("name", TORCHVISION_LARGER)
@@ -132,18 +177,23 @@ def test_modules_of_larger_torchvision_networks(name):
         assert_same(original, module, x, backward=True)
 
 
-@pytest.mark.parametrize("name", TIMM_LEFT)
+@pytest.mark.parametrize("name", [*TIMM_LEFT, *TORCHVISION_LEFT])
 def test_left_alone(name):
-    model = timm.create_model(name)
+    model = timm.create_model(name) if name in TIMM_LEFT else without_weights(name)
     classes = [type(module) for module in model.modules()]
     report = patch(model)
-    number, reason = TIMM_LEFT[name]
+    number, reason = {**TIMM_LEFT, **TORCHVISION_LEFT}[name]
     assert not report.replaced and not report.tails
     assert [entry.note for entry in report.skipped] == [reason] * number
     assert [type(module) for module in model.modules()] == classes
 
 
 def test_every_torchvision_network_with_se_is_here():
-    names = torchvision.models.list_models(torchvision.models)
-    here = {*TORCHVISION, *TORCHVISION_LARGER}
-    assert here == {n for n in names if n.startswith(("efficientnet", "regnet_y", "mobilenet_v3"))}
+    """All but the quantized ones, which repeat others with classes that stay as they are."""
+    here = {*TORCHVISION, *TORCHVISION_LARGER, *TORCHVISION_MAPS}
+    others = {*torchvision.models.list_models(exclude="quantized_*")} - here
+    assert not [name for name in others if has_se(without_weights(name))]
+
+
+def has_se(model):
+    return any(isinstance(module, SqueezeExcitation) for module in model.modules())

@@ -13,7 +13,9 @@ RAGGED = [5, 1, 0, 40, 300, 17]
 # Options of draw.
 MODES = {
     "plain": dict(normalize=False, bias=False),
+    "norm alone": dict(),
     "as worded": dict(gamma="group"),
+    "group gamma without norm": dict(normalize=False, gamma="group"),
     "per label": dict(gamma="label", label_bias=True, soft=True),
     "weights": dict(gamma="group", label_bias=True, label_weights=True),
     "generic": dict(gamma="group", generic=3, soft=True),

@@ -18,6 +18,7 @@ from fastheads.ops import (
 )
 
 IMAGES = [(6, 1, 1, 1), (7, 5, 3, 5), (6, 64, 8, 8), (4, 2100, 3, 3), (3, 17, 40, 41)]
+IMAGES += [(3, 9, 112, 112), (600, 5, 3, 2)]
 
 
 def test_scatter_by_hand(device):

@@ -51,9 +51,12 @@ def test_accuracy(dtype, groups, batch, generic, device):
     assert_as_accurate(Layer(batch, *GROUPS[groups], generic=generic, device=device, dtype=dtype))
 
 
+@pytest.mark.parametrize("generic", [None, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_large_batch(dtype, device):
-    assert_as_accurate(Layer(1000, [40, 9], [130, 21], generic=3, device=device, dtype=dtype))
+def test_large_batch(dtype, generic, device):
+    """Of groups that are ragged, without labels, without columns, and of one number."""
+    read, written = [40, 7, 0, 9, 1], [130, 0, 5, 21, 1]
+    assert_as_accurate(Layer(1000, read, written, generic=generic, device=device, dtype=dtype))
 
 
 # Groups large enough for the products of the library, from some batch on: even enough for one on
@@ -141,14 +144,15 @@ def test_every_pair_is_the_whole_layer(device):
     torch.testing.assert_close(values.view(5, -1), layer(sc_linear))
 
 
-def test_many_small_groups(device):
+@pytest.mark.parametrize("batch", [3, 64])
+def test_many_small_groups(batch, device):
     rng = np.random.default_rng(0)
     written, read = rng.integers(1, 51, 2000).tolist(), rng.integers(1, 20, 2000).tolist()
-    layer = Layer(3, read, written, device=device)
+    layer = Layer(batch, read, written, device=device)
     found = layer.gradients(sc_linear, torch.float32)
     for ours, exact in zip(found, by_shape(layer), strict=True):
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
-    assert_as_accurate(Layer(3, read[:150], written[:150], device=device))
+    assert_as_accurate(Layer(batch, read[:150], written[:150], device=device))
 
 
 def by_shape(layer: Layer) -> list[Tensor]:
@@ -182,6 +186,13 @@ def test_large_vocabulary(dtype, device):
     written = [*zipf(12, 30_000), 1]
     written.append(100_000 - sum(written))
     assert_as_accurate(Layer(2, [8] * 14, written, device=device, dtype=dtype))
+
+
+def test_large_vocabulary_and_batch(device):
+    """100,000 labels in 20 groups, from 27,795 to 1,397."""
+    written = zipf(19, 27_795)
+    written.append(100_000 - sum(written))
+    assert_as_accurate(Layer(64, [16] * 20, written, device=device))
 
 
 @given(

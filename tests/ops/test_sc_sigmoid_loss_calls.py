@@ -185,6 +185,11 @@ def rejected():
     yield dict(in_offsets=[*own[:-1], 99]), f"in_offsets must ascend from 0 to the {x.shape[1]}"
     yield dict(out_offsets=[1, *out[1:]]), "out_offsets must ascend from 0, got [1, 5"
     yield dict(targets=targets.select(torch.arange(3))), "one row for each of the 7 rows of x"
+    entries, short = len(targets.indices), targets.offsets.clone()
+    short[-1] -= 1
+    text = f"offsets of targets must ascend from 0 to the {entries} entries of indices"
+    yield dict(targets=targets._replace(offsets=short)), f"{text}, got 0 to {entries - 1}"
+    yield dict(targets=targets._replace(offsets=short.clamp(min=1))), f"{text}, got 1 to"
     yield dict(generic=options["generic"][1:]), "generic must be [7, s], got [6, 2]"
     yield dict(gamma=torch.ones(5)), "gamma must be [6], one per group, or [363], one per label"
     yield dict(gamma_per_label=True), "gamma must be [363], one per label, got [6]"

@@ -104,6 +104,13 @@ def test_as_accurate_as_eager(shape, layout, dtype, device):
         assert_as_accurate(shape, dtype, device, layout, **form)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+def test_many_samples_are_as_accurate_as_eager(layout, dtype, device):
+    form = {"inner": "silu", "residual": True, "relu": True, "affine": True}
+    assert_as_accurate((300, 24, 5, 5, 6), dtype, device, layout, **form)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_float32_weights(dtype, device):
     wide = {"weight_dtype": torch.float32, "residual": True, "relu": True}

@@ -123,22 +123,29 @@ def test_side_stream():
     with torch.cuda.stream(stream), torch.no_grad():
         x = args[0].clone().neg_()
         y = squeeze_excite(x, *args[1:], **options)
+        squeeze_excite_(x, *args[1:], **options)
     stream.synchronize()
     torch.testing.assert_close(y, squeeze_excite_reference(-args[0], *args[1:], **options))
+    assert torch.equal(x, y)
 
 
 @pytest.mark.gpu
 def test_cuda_graph():
     args, options = arguments((8, 64, 28, 28, 8), torch.float32, torch.device("cuda"), relu=True)
+    x, *weights = args
     with torch.no_grad():
         squeeze_excite(*args, **options)
-        graph = torch.cuda.CUDAGraph()
+        squeeze_excite_(x.clone(), *weights, **options)
+        graph, kept = torch.cuda.CUDAGraph(), x.clone()
         with torch.cuda.graph(graph):
             y = squeeze_excite(*args, **options)
-        args[0].neg_()
+            squeeze_excite_(kept, *weights, **options)
+        x.neg_()
+        kept.copy_(x)
         graph.replay()
         torch.cuda.synchronize()
         torch.testing.assert_close(y, squeeze_excite_reference(*args, **options))
+        assert torch.equal(kept, y)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])

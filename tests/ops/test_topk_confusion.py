@@ -272,17 +272,22 @@ def test_opcheck(device):
 
 
 def test_compile(device):
-    def step(counts: Tensor, scores: Tensor) -> Tensor:
+    def step(co_detection: Tensor, confusion: Tensor, scores: Tensor) -> Tensor:
         top = topk_indices(scores, 3)
-        topk_co_detection_(counts, top)
+        topk_co_detection_(co_detection, top)
+        topk_confusion_(confusion, top, indices, offsets)
         return top
 
     scores = torch.randn(5, 30, device=device)
-    eager, compiled = (torch.zeros(30, 30, dtype=torch.int32, device=device) for _ in range(2))
+    indices, offsets = csr([[4, 9], [], [9], [0], [29]], device)
+    zeros = torch.zeros(30, 30, dtype=torch.int32, device=device)
+    eager, compiled = ([zeros.clone() for _ in range(2)] for _ in range(2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        top = torch.compile(step, fullgraph=True, backend="aot_eager")(compiled, scores)
-    assert torch.equal(top, step(eager, scores)) and torch.equal(eager, compiled)
+        top = torch.compile(step, fullgraph=True, backend="aot_eager")(*compiled, scores)
+    assert torch.equal(top, step(*eager, scores))
+    for counts, expected in zip(compiled, eager, strict=True):
+        assert counts.any() and torch.equal(counts, expected)
 
 
 def rejected(device):
@@ -351,9 +356,15 @@ def test_side_stream():
         counts = torch.zeros(9001, 9001, dtype=torch.int32, device="cuda")
         top = topk_indices(shifted, 10)
         topk_co_detection_(counts, top)
+        rows = torch.arange(65, device="cuda")  # row n is annotated with label n
+        confusion = torch.zeros_like(counts)
+        topk_confusion_(confusion, top, rows[:64], rows)
     stream.synchronize()
     assert torch.equal(top, topk_indices_reference(-scores, 10))
     assert int(counts.sum()) == 64 * 10 * 11 // 2
+    expected = torch.zeros_like(counts)
+    expected[top, rows[:64, None]] = 1
+    assert torch.equal(confusion, expected)
 
 
 @pytest.mark.gpu
