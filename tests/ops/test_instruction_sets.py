@@ -28,6 +28,11 @@ SOME = {
 }
 
 
+def test_no_operator_is_left_out():
+    kernels = (FOLDER.parents[1] / "csrc" / "cpu").glob("*_avx2.cpp")
+    assert {f"test_{path.stem.removesuffix('_avx2')}.py" for path in kernels} <= set(SOME)
+
+
 @pytest.mark.parametrize("capability", ["avx2", "default"])
 def test_with_lesser_instruction_sets(capability):
     chosen = " or ".join(f"({name} and ({some}))" for name, some in SOME.items())
