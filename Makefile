@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all their own set-up: environment, install, native build.
 PYTHON ?= python3
 VENV := .venv
+TORCH ?= torch torchvision
 BIN := $(VENV)/bin
 WORKERS ?= 2
 READY := $(VENV)/.ready
@@ -33,7 +34,7 @@ bench: $(READY)  ## all against their peers: results.csv and roofline.png in run
 $(READY): $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet torch torchvision 'setuptools>=77' 'cmake>=3.24' ninja 'pybind11>=3'
+	$(BIN)/pip install --quiet $(TORCH) 'setuptools>=77' 'cmake>=3.24' ninja 'pybind11>=3'
 	-$(BIN)/pip install --quiet --no-deps 'nvidia-cutlass~=4.2.0'  # headers alone; can be done without
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[pipelines,bench,dev]'
 	touch $@

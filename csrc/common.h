@@ -11,6 +11,11 @@
 #include <cstdint>
 #include <type_traits>
 
+// From PyTorch 2.12 on there is one that hands the message on.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace fastheads {
 
 using torch::headeronly::ScalarType;
