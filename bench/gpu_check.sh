@@ -11,7 +11,7 @@
 # step failed.
 #
 # --tests leaves the benchmarks out, --benchmarks the tests and sanitizers: each has ten minutes then.
-# --dry-run goes as far as it can without a GPU, in two minutes: uses the build that is there, collects
+# --dry-run goes as far as it can without a GPU, in eight minutes: uses the build that is there, collects
 # the CUDA tests, compiles the microbenchmarks, begins each benchmark on the CPU.
 # --list prints the benchmarks that it would run.
 set -uo pipefail

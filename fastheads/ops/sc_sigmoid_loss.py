@@ -212,7 +212,8 @@ def sc_sigmoid_loss_logits_(
         ``[B, M]`` float64: the loss of each row and group.
 
     Raises:
-        ValueError: if ``logits`` is no matrix of N columns, or ``gamma`` has another shape.
+        ValueError: if ``logits`` is no matrix of N columns, ``targets`` are not of its rows, or
+            ``gamma`` has another shape.
         RuntimeError: if other shapes, dtypes or devices disagree, the targets are no distinct,
             ascending labels (on CUDA the loss is NaN instead), or gradients are recorded.
 
@@ -221,6 +222,7 @@ def sc_sigmoid_loss_logits_(
     check_offsets(out_offsets)
     if logits.ndim != 2 or logits.shape[1] != out_offsets[-1]:
         raise ValueError(f"logits must be [B, {out_offsets[-1]}], got {list(logits.shape)}")
+    _check_targets("logits", logits, targets)
     if torch.is_grad_enabled() and logits.requires_grad:
         raise RuntimeError(
             "sc_sigmoid_loss_logits_: logits must not require a gradient, since they are "

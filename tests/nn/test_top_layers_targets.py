@@ -3,6 +3,7 @@
 import pytest
 import torch
 from top_layers import features_of, groupings, head_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastheads.targets import SparseTargets
 
@@ -33,3 +34,11 @@ def test_a_label_in_two_rows(group_of):
     """Is no label twice, though the last of one row and the first of the next are equal."""
     targets = SparseTargets(torch.tensor([1, 7, 7]), torch.tensor([0, 2, 3]))
     assert head_of("fc_sc", group_of).loss(features_of(2), targets).isfinite()
+
+
+@groupings
+def test_fakes_are_not_looked_at(group_of):
+    head, targets = head_of("fc_sc", group_of), SparseTargets.from_lists([[0, 3], [1]])
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        x, indices, offsets = map(mode.from_tensor, (features_of(2), *targets[:2]))
+        assert head.loss(x, SparseTargets(indices, offsets)).shape == ()

@@ -212,6 +212,12 @@ def test_rejects():
         assert message in str(error.value), message
 
 
+def test_offsets_that_leave_labels_out_of_given_logits():
+    targets = SparseTargets(torch.tensor([1, 2]), torch.tensor([0, 1, 1]))
+    with pytest.raises(ValueError, match="ascend from 0 to the 2 entries of indices, got 0 to 1"):
+        sc_sigmoid_loss_logits_(torch.zeros(2, 5), targets, [0, 2, 5])
+
+
 def test_native_rejects():
     op, long = torch.ops.fastheads.sc_sigmoid_loss_logits_.default, torch.int64
     offsets, groups = torch.zeros(4, dtype=long), torch.tensor([0, 2, 5])
